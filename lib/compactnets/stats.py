@@ -9,6 +9,7 @@ from scipy.stats import t as student_t
 
 Verdict = Literal["holds", "fails", "undecided", "not tested"]
 CONFIDENCE = 0.95
+TEST = "two-sided 95 % Student-t interval of the mean paired difference over seeds"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
     if n == 1:
         return Interval(1, mean, -math.inf, math.inf)
     variance = math.fsum((v - mean) ** 2 for v in values) / (n - 1)
-    half = float(student_t.ppf((1 + confidence) / 2, n - 1)) * math.sqrt(variance / n)
+    half = _half_width_factor(n, confidence) * math.sqrt(variance)
     return Interval(n, mean, mean - half, mean + half)
 
 
@@ -77,3 +78,23 @@ def judge_all(verdicts: Sequence[Verdict]) -> Verdict:
         if verdict in verdicts:
             return verdict  # type: ignore[return-value]
     return "holds"
+
+
+def seeds_needed(difference: Interval, margin: float = 0.0, most: int = 1000) -> int | None:
+    """Smallest number of seeds whose interval, at this mean and spread, would leave the margin.
+
+    A planning aid, not a promise: mean and spread are themselves estimates. None if one seed was
+    run (no spread known) or more than `most` were needed.
+    """
+    if difference.n < 2:
+        return None
+    unit = difference.half_width / _half_width_factor(difference.n, CONFIDENCE)
+    for n in range(2, most + 1):
+        if unit * _half_width_factor(n, CONFIDENCE) < abs(difference.mean - margin):
+            return n
+    return None
+
+
+def _half_width_factor(n: int, confidence: float) -> float:
+    """Half-width of a t interval over n values whose standard deviation is 1."""
+    return float(student_t.ppf((1 + confidence) / 2, n - 1)) / math.sqrt(n)

@@ -49,6 +49,7 @@ class Answer(_Strict):
     margin: float | None = None
     test: str | None = None
     parts: list[Part] = []
+    unit: str | None = None
 
 
 class DataUse(_Strict):
@@ -64,12 +65,26 @@ class DataUse(_Strict):
 class TestRead(_Strict):
     """One evaluation on a test split."""
 
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
     data: str
     items: int
     purpose: str
 
 
+class TrainedRun(_Strict):
+    """One training, by the checkpoint cache's key; seconds are those it took when it ran."""
+
+    label: str
+    seed: int | None = None
+    seconds: float
+    cached: bool
+    key: str | None = None
+
+
 class Provenance(_Strict):
+    """The code, packages and machine behind a run; None: could not be had."""
+
     revision: str | None
     clean: bool | None
     key: str | None = None  # the pipeline's key of code, data and profile
@@ -97,6 +112,7 @@ class Record(_Strict):
     parameters: dict[str, str | int | float | bool | list | dict | None]
     data: list[DataUse]
     test_reads: list[TestRead]
+    runs: list[TrainedRun] = []
     observations: list[Observation]
     answers: list[Answer]
     provenance: Provenance

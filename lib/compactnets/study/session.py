@@ -1,0 +1,347 @@
+"""A notebook's session: the card's claims on one side, what was found on the other."""
+
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+
+from compactnets import paths, profiles
+from compactnets.data import clear_test_reads, test_reads
+from compactnets.study import card as cards
+from compactnets.study import provenance, record, views
+from compactnets.study import tables as _tables
+from compactnets.study.display import Shown, Text, in_notebook, joined, line, show, text
+from compactnets.study.observations import Label, Observations
+from compactnets.study.record import Answer, DataUse, Observation, Record, TestRead, TrainedRun
+from compactnets.study.verdicts import (
+    ClaimFailed,
+    Comparison,
+    Evidence,
+    UnansweredClaims,
+    answer,
+    comparisons,
+    judge_part,
+    lookup,
+    outcome,
+)
+
+Parameter = str | int | float | bool | list | dict | None
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Study:
+    """The session of one notebook: from the paper's card to the record of this run.
+
+    slug: which paper. profile: smoke, quick, standard or full (in a script $COMPACTNETS_PROFILE
+    goes first). seeds: how many (0, 1, ...) or which; default by profile (profiles.SEEDS).
+    The clock starts here. card.CardError if the card is missing or has a bad field, ValueError
+    for an unknown profile.
+    """
+
+    def __init__(
+        self, slug: str, profile: str | None = None, *, seeds: int | Iterable[int] | None = None
+    ) -> None:
+        self.card = cards.load(slug)
+        self.profile = profiles.resolve(profile, notebook=in_notebook())
+        count = profiles.SEEDS[self.profile] if seeds is None else seeds
+        self.seeds = tuple(range(count)) if isinstance(count, int) else tuple(count)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different and at least one, got {self.seeds}")
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.record: Record | None = None
+        self._observed = Observations()
+        self._evidence: dict[str, Evidence] = {}
+        self._data: dict[tuple[str, str], DataUse] = {}
+        self._runs: list[TrainedRun] = []
+        self._parameters: dict[str, Parameter] = {}
+        self._provenance = provenance.collect()  # now: code was imported now, not at the end
+        self._precisions: set[str] = set()
+        self._started = datetime.now(UTC)
+        self._clock = time.perf_counter()
+        self.run_id = f"{self._started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        clear_test_reads()
+
+    def __repr__(self) -> str:
+        return f"Study({self.card.slug!r}, profile={self.profile!r}, seeds={self.seeds})"
+
+    # What the page says before anything runs
+
+    def pick(self, *, smoke: T, quick: T, standard: T, full: T) -> T:
+        """The value for this run's profile."""
+        return profiles.pick(self.profile, smoke=smoke, quick=quick, standard=standard, full=full)
+
+    def header(self, *image_sets: Any) -> None:
+        """Shows verdicts of the largest recorded run, the paper, and what this run is.
+
+        image_sets: data already loaded, logged as by use(). Without any, the page says that
+        what it runs on is named where it is loaded.
+        """
+        for images in image_sets:
+            self._log_data(images)
+        show(views.header(self.card, self.profile, self._provenance, list(self._data.values())))
+
+    def claims(self) -> None:
+        """Shows the card's claims: what each says, of which kind, where the paper says it."""
+        show(views.claims(self.card))
+
+    def reported(self, table: str) -> None:
+        """Shows one of the paper's tables, each row with its source as a footnote."""
+        show(_tables.reported_grid(_tables.find_table(self.card.tables, table)).shown())
+
+    # What the run uses
+
+    def use(self, *image_sets: R) -> R | tuple[R, ...]:
+        """Logs and shows which data this run uses; returns what it was given.
+
+        Each needs name, split, fingerprint, source and a length, as data.ImageSet has them.
+        """
+        used = [self._log_data(images) for images in image_sets]
+        show(views.data_use(used))
+        return image_sets[0] if len(image_sets) == 1 else image_sets
+
+    def _log_data(self, images: Any) -> DataUse:
+        used = DataUse(
+            name=images.name,
+            split=images.split,
+            items=len(images),
+            sha256=images.fingerprint,
+            source=images.source,
+        )
+        self._data[used.name, used.split] = used
+        return used
+
+    def settings(self, **values: Parameter) -> None:
+        """Logs and shows parameters of this run (epochs, images, width, …) for the record."""
+        self._parameters.update(values)
+        show(line(joined((f"{k} = {v!r}" for k, v in values.items()), ", ")))
+
+    def trained(self, run: R, label: str = "", seed: int | None = None) -> R:
+        """Counts a training run (of train.fit) into the record and returns it.
+
+        A run from the cache counts with the seconds it took when it ran; one key counts once.
+        """
+        key = getattr(run, "key", None)
+        cached = bool(getattr(run, "cached", False))
+        seconds = float(run.seconds)  # type: ignore[attr-defined]
+        if key is None or all(key != known.key for known in self._runs):
+            new = TrainedRun(label=label, seed=seed, seconds=seconds, cached=cached, key=key)
+            self._runs.append(new)
+        if precision := getattr(run, "precision", None):
+            self._precisions.add(str(precision))
+        return run
+
+    # What was found
+
+    def observe(
+        self,
+        metric: str,
+        value: float,
+        *,
+        seed: int | None = None,
+        unit: str | None = None,
+        **labels: Label,
+    ) -> None:
+        """Logs one number; labels (method="ReBNN", w=1, …) say what it was measured on."""
+        self._observed.add(
+            Observation(metric=metric, value=float(value), seed=seed, unit=unit, labels=labels)
+        )
+
+    def values(self, metric: str, **labels: Label) -> dict[int, float]:
+        """Value by seed of one row; ValueError if the labels fit no row, or more than one."""
+        return self._observed.values(metric, labels)
+
+    def value(self, metric: str, *, seed: int | None = None, **labels: Label) -> float:
+        """The single value of a row (of one seed); ValueError if there is not exactly one."""
+        return self._observed.value(metric, labels, seed)
+
+    def frame(self, metric: str | None = None) -> pd.DataFrame:
+        """Observations as a tidy frame: metric, value, unit, seed and a column per label."""
+        return self._observed.frame(metric)
+
+    def table(
+        self,
+        name: str,
+        metrics: str | Iterable[str] | Mapping[str, str | None] | None = None,
+        *,
+        rows: _tables.Rows | None = None,
+        also: _tables.Rows | None = None,
+        by: str = "method",
+        baseline: str | None = None,
+        execution: str | Mapping[str, str] | None = None,
+    ) -> None:
+        """Shows the paper's table with ours beside it, differences computed.
+
+        metrics: {our metric: the paper's column}, or names that agree. rows: {the paper's row: our
+        labels}, else the row's name is our label `by`. also: rows of ours alone. baseline: the row
+        that gains are taken against, theirs and ours (paired). execution: "simulated",
+        "executed in 1 bit", …, for all or by row. ValueError for names that do not exist.
+        """
+        table = _tables.find_table(self.card.tables, name)
+        self._compare(table, table.caption, metrics, rows, also, by, baseline, execution)
+
+    def results(
+        self,
+        caption: str,
+        metrics: str | Iterable[str],
+        rows: _tables.Rows,
+        *,
+        baseline: str | None = None,
+        execution: str | Mapping[str, str] | None = None,
+    ) -> None:
+        """Shows a table of ours alone: rows {label: labels of the observations}."""
+        self._compare(None, caption, metrics, None, rows, "method", baseline, execution)
+
+    def _compare(self, table, caption, metrics, rows, also, by, baseline, execution) -> None:
+        columns = _tables.pair_columns(metrics, table, self._observed)
+        lines = _tables.pair_rows(table, rows, also, by, self._observed)
+        for name in [baseline] if baseline is not None else []:
+            _tables._known(name, [one.label for one in lines], "row")
+        grid = _tables.Comparer(self._observed, columns, lines, baseline, execution).grid(caption)
+        grid.below.append(self._origin())
+        show(grid.shown())
+
+    def _origin(self) -> Text:
+        used = ", ".join(sorted({d.name for d in self._data.values()})) or "no data set"
+        return text(
+            f"Obtained: mean ± half-width of the 95 % t interval over seeds; "
+            f"run {self.run_id}, profile {self.profile}, {used}."
+        )
+
+    # What follows from it
+
+    def prove(
+        self, claim: str, ok: bool | Mapping[str, bool], evidence: str, *, part: str = ""
+    ) -> None:
+        """Notes whether an exact claim holds and shows it; ClaimFailed if it does not.
+
+        ok: one truth value, or several by name (all must hold). part: name, if a claim is proved
+        in several cells.
+        """
+        lookup(self.card, claim, "exact")
+        holds, failed = outcome(ok, claim)
+        evidence = evidence if holds or not failed else f"{evidence} (failed: {failed})"
+        self._note(claim).checks[part] = ("holds" if holds else "fails", evidence)
+        show(views.one_answer(self.answer(claim), evidence, "holds" if holds else "fails"))
+        if not holds:
+            statement = self.card.claims[claim].statement
+            raise ClaimFailed(f"{self.card.slug} {claim} does not hold: {statement} [{evidence}]")
+
+    def judge(
+        self,
+        claim: str,
+        a: Mapping[int, float] | Comparison,
+        b: Mapping[int, float] | float | Comparison | None = None,
+        *more: Comparison,
+        label: str = "a − b",
+        unit: str | None = None,
+    ) -> None:
+        """Judges a statistical claim "a > b + margin" over paired seeds and shows the test.
+
+        a, b: value by seed, as from values(); b may be a fixed number. Or one Comparison per part:
+        the claim holds if all parts hold. The margin is the card's. Parts add up over calls; a
+        part named again replaces the earlier. ValueError if the seeds of a and b differ.
+        """
+        statement = lookup(self.card, claim, "statistical")
+        parts = comparisons(a, b, more, label)
+        names = [part.label for part in parts]
+        if len(set(names)) < len(names):
+            raise ValueError(f"claim {claim}: each comparison needs its own label, got {names}")
+        judged = [judge_part(part, statement.margin) for part in parts]
+        noted = self._note(claim)
+        noted.unit = unit or noted.unit
+        noted.parts.update({part.label: part for part in judged})
+        show(views.judged(self.answer(claim)))
+
+    def measure(
+        self, claim: str, ok: bool | Mapping[str, bool], evidence: str, *, part: str = ""
+    ) -> None:
+        """Notes whether a measured (speed) claim holds here and shows it; never stops the page."""
+        lookup(self.card, claim, "measured")
+        holds, failed = outcome(ok, claim)
+        evidence = evidence if holds or not failed else f"{evidence} (failed: {failed})"
+        self._note(claim).checks[part] = ("holds" if holds else "fails", evidence)
+        show(views.one_answer(self.answer(claim), evidence, "holds" if holds else "fails"))
+
+    def untested(self, claim: str, reason: str) -> None:
+        """Says openly that this run does not answer a claim, and why."""
+        lookup(self.card, claim)
+        if not reason.strip():
+            raise ValueError(f"claim {claim}: say why it is not tested")
+        self._note(claim).untested = reason
+        show(views.one_answer(self.answer(claim), reason, "not tested"))
+
+    def forget(self, claim: str) -> None:
+        """Takes back what this session said about a claim (for experiments in JupyterLab)."""
+        lookup(self.card, claim)
+        self._evidence.pop(claim, None)
+
+    def answer(self, claim: str) -> Answer:
+        """The verdict on a claim so far; KeyError if nothing was said about it."""
+        return answer(claim, lookup(self.card, claim), self._evidence[claim])
+
+    def answers(self) -> list[Answer]:
+        """Verdicts so far, in the card's order."""
+        return [self.answer(claim) for claim in self.card.claims if claim in self._evidence]
+
+    def _note(self, claim: str) -> Evidence:
+        return self._evidence.setdefault(claim, Evidence())
+
+    # The end
+
+    def recorded(self) -> None:
+        """Shows the committed run of the largest profile beside this one."""
+        show(views.recorded(self.card, record.largest(self.card.slug), self._build_record()))
+
+    def finish(self) -> None:
+        """Writes the record and shows the verdicts.
+
+        UnansweredClaims if the card has a claim that was neither answered nor declared untested.
+        The record goes to $COMPACTNETS_RECORD, else to _build/records/<slug>/<profile>.json.
+        """
+        if open_claims := [c for c in self.card.claims if c not in self._evidence]:
+            raise UnansweredClaims(
+                f"{self.card.slug}: no verdict on {', '.join(open_claims)}: answer each by prove, "
+                "judge or measure, or say why not by study.untested(claim, reason)"
+            )
+        self.record = self._build_record()
+        record.write(self.record, record_path(self.card.slug, self.profile))
+        show(self._ending(self.record))
+
+    def _ending(self, done: Record) -> Shown:
+        return views.verdicts(self.card, done) + views.run_line(done)
+
+    def _build_record(self) -> Record:
+        precision = ", ".join(sorted(self._precisions)) or self._provenance.precision
+        return Record(
+            slug=self.card.slug,
+            profile=self.profile,
+            run_id=self.run_id,
+            started=self._started.isoformat(timespec="seconds"),
+            wall_seconds=round(time.perf_counter() - self._clock, 3),
+            training_seconds=round(sum(run.seconds for run in self._runs), 3),
+            seeds=sorted({row.seed for row in self._observed if row.seed is not None}),
+            parameters=self._parameters,
+            data=list(self._data.values()),
+            test_reads=[
+                TestRead(data=read.name, items=read.items, purpose=read.purpose)
+                for read in test_reads()
+            ],
+            runs=self._runs,
+            observations=list(self._observed),
+            answers=self.answers(),
+            provenance=self._provenance.model_copy(update={"precision": precision}),
+        )
+
+
+def record_path(slug: str, profile: str) -> Path:
+    """Where a run leaves its record: $COMPACTNETS_RECORD, else a place under _build."""
+    if named := os.environ.get("COMPACTNETS_RECORD"):
+        return Path(named).expanduser()
+    return paths.build_dir() / "records" / slug / f"{profile}.json"
