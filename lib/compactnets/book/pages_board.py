@@ -1,0 +1,157 @@
+"""The score board: every paper of the programme, one row each, complete without JavaScript."""
+
+from collections.abc import Sequence
+from html import escape
+
+from compactnets import stats
+from compactnets.book.pages_figures import tag
+from compactnets.book.pages_outline import VERDICTS, Chapter, Paper
+from compactnets.study.card import Headline
+from compactnets.study.record import Record
+
+COLUMNS = (
+    # name, kind of order ("text", "number"), what the heading explains when pointed at
+    ("Chapter", "number", "chapter of the book"),
+    ("Paper", "text", "short name; the link leads to its page"),
+    ("Year", "number", "year of the first public version"),
+    ("Status", "text", "written: the page exists; planned: it does not yet"),
+    ("Verdicts", "number", "claims that hold, fail, are undecided, were not tested"),
+    ("Paper's headline", "text", "what the paper promises, in its own setting"),
+    ("Obtained here", "text", "this book's figure, on this book's data: not the same setting"),
+    ("Profile", "text", "size of the run the row quotes"),
+    ("Data", "text", "data sets of that run"),
+    ("Hardware", "text", "processor of that run"),
+    ("Time", "number", "wall time of that run"),
+)
+SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not tested": "–"}
+
+
+def headline_text(line: Headline) -> str:
+    """A headline figure in words: value with unit, what it measures, where."""
+    value = "" if line.value is None else f"{line.value:g}" if _number(line.value) else line.value
+    unit = {"%": " %", "x": "×"}.get(line.unit or "", f" {line.unit}" if line.unit else "")
+    where = f", {line.setting}" if line.setting else ""
+    return f"{value}{unit} {line.metric or line.text}{where}".strip()
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def obtained(record: Record, method: str) -> str | None:
+    """The run's own figure for the method: mean and interval over seeds of one observed metric.
+
+    The notebook may name it (parameters.headline: metric and labels); otherwise it is the first
+    metric observed under the label method = the paper's short name, and only if that picks one
+    row of the table, not several.
+    """
+    wanted = record.parameters.get("headline")
+    if isinstance(wanted, dict):
+        metric, labels = wanted.get("metric"), dict(wanted.get("labels") or {})
+    else:
+        metric, labels = None, {"method": method}
+    chosen = [o for o in record.observations if labels.items() <= o.labels.items()]
+    if metric is None and chosen:
+        metric = chosen[0].metric
+    chosen = [o for o in chosen if o.metric == metric]
+    seeds = [o.seed for o in chosen]
+    if not chosen or len(set(seeds)) < len(seeds):
+        return None
+    interval = stats.mean_interval([o.value for o in chosen])
+    unit = f" {chosen[0].unit}" if chosen[0].unit else ""
+    return f"{interval}{unit}, {metric}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a reader would use: 48 s, 12 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def data_text(record: Record) -> str:
+    """Data sets of a run, each once; drawn ones say so."""
+    names = {u.name: u.source for u in record.data}
+    return ", ".join(f"{n} (drawn)" if s == "embedded" else n for n, s in names.items())
+
+
+def _verdicts(counts: dict[str, int]) -> str:
+    chips = [
+        tag("span", f"{SIGNS[v]} {n}", class_=f"cn-chip cn-{v.replace(' ', '-')}", title=f"{n} {v}")
+        for v, n in counts.items()
+        if n
+    ]
+    return " ".join(chips)
+
+
+def _cell(content: str, order: object = None, **attributes: object) -> str:
+    return tag("td", content, data_order=order, **attributes)
+
+
+def _row(paper: Paper) -> str:
+    card, run, counts = paper.card, paper.shown, paper.counts()
+    name = escape(card.short)
+    if paper.page:
+        name = tag("a", name, href=f"{paper.page}.html")
+    title = tag("span", escape(card.title), class_="cn-title")
+    figure = headline_text(card.headline[0]) if card.headline else ""
+    cells = [
+        _cell(
+            tag("a", escape(paper.chapter.short), href=f"chapters/{paper.chapter.name}.html"),
+            paper.chapter.number,
+        ),
+        _cell(name + title, card.short.lower(), class_="cn-paper"),
+        _cell(str(card.year), card.year),
+        _cell(tag("span", card.status, class_=f"cn-status cn-{card.status}"), card.status),
+        _cell(_verdicts(counts), counts["holds"] - counts["fails"] if run else -1000),
+        _cell(escape(figure)),
+        _cell(escape((run and obtained(run, card.short)) or "")),
+        _cell(run.profile if run else ""),
+        _cell(escape(data_text(run)) if run else ""),
+        _cell(escape(run.provenance.gpu or run.provenance.cpu) if run else ""),
+        _cell(duration(run.wall_seconds) if run else "", run.wall_seconds if run else -1),
+    ]
+    found = " ".join(v.replace(" ", "-") for v, n in counts.items() if n)
+    return tag(
+        "tr",
+        *cells,
+        data_chapter=paper.chapter.name,
+        data_status=card.status,
+        data_verdicts=found,
+    )
+
+
+def _select(name: str, caption: str, options: Sequence[tuple[str, str]]) -> str:
+    choices = tag("option", "all", value="")
+    choices += "".join(tag("option", escape(text), value=value) for value, text in options)
+    return tag("label", f"{caption} ", tag("select", choices, data_filter=name))
+
+
+def board(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
+    """The table with its filters as HTML; board.js makes it sort and filter."""
+    search = tag(
+        "label",
+        'Search <input type="search" data-filter="text" placeholder="name, title, data …">',
+    )
+    filters = [
+        search,
+        _select("chapter", "Chapter", [(c.name, c.short) for c in chapters]),
+        _select("status", "Status", [("written", "written"), ("planned", "planned")]),
+        _select("verdicts", "Verdict", [(v.replace(" ", "-"), v) for v in VERDICTS]),
+        tag("output", f"{len(papers)} papers", class_="cn-count"),
+    ]
+    heads = "".join(
+        tag(
+            "th", tag("button", escape(name), type="button", title=why), data_kind=kind, scope="col"
+        )
+        for name, kind, why in COLUMNS
+    )
+    table = tag(
+        "table",
+        tag("thead", tag("tr", heads)),
+        tag("tbody", *(_row(paper) + "\n" for paper in papers)),
+        class_="cn-board",
+    )
+    return tag("div", *filters, class_="cn-filters") + tag(
+        "div", table, class_="cn-scroll", tabindex=0, role="region", aria_label="Score board"
+    )

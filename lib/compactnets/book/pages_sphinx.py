@@ -1,0 +1,53 @@
+"""Sphinx extension of the book: docstrings are plain text, and pages load nothing from outside."""
+
+import re
+from typing import Any
+
+REMOTE = re.compile(r"^(?:https?:)?//")
+
+
+def plain_docstring(lines: list[str]) -> list[str]:
+    """A docstring of this library as reStructuredText that says the same.
+
+    The library writes plain text with `code` in backticks; characters that reStructuredText would
+    take for markup (|w|, 2**T, name_) are escaped, indented blocks become literal blocks.
+    """
+    out: list[str] = []
+    for index, line in enumerate(lines):
+        indented = line.startswith(("    ", "\t"))
+        before_indented = index > 0 and lines[index - 1].startswith(("    ", "\t"))
+        if indented and not before_indented:
+            out += ["", "::", ""]
+        elif before_indented and not indented and line.strip():
+            out.append("")
+        out.append(line if indented else _escaped(line))
+    return out
+
+
+def _escaped(line: str) -> str:
+    pieces = re.split(r"(`+[^`]+`+)", line)
+    for i, piece in enumerate(pieces):
+        if i % 2:
+            pieces[i] = f"``{piece.strip('`')}``"
+        else:
+            pieces[i] = re.sub(r"([\\*|_`])", r"\\\1", piece)
+    joined = "".join(pieces)
+    return re.sub(r"(?<=[^\s([{\-/:'\"])(``[^`]+``)|(``[^`]+``)(?=\w)", r"\\ \g<0>\\ ", joined)
+
+
+def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = plain_docstring(lines)
+
+
+def _local_only(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
+    """Drops scripts and style sheets of other hosts from a page before it is written."""
+    for kind in ("script_files", "css_files"):
+        files = context.get(kind) or []
+        context[kind] = [f for f in files if not REMOTE.match(str(getattr(f, "filename", f) or ""))]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Called by Sphinx."""
+    app.connect("autodoc-process-docstring", _process)
+    app.connect("html-page-context", _local_only, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
