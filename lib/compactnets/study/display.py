@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import zip_longest
+from textwrap import wrap
 
 from compactnets.stats import Verdict
 
@@ -159,15 +161,22 @@ class Grid:
         return "".join(f'<div style="font-size:.85em;margin:.15em 0">{n}</div>' for n in lines)
 
     def _plain(self) -> str:
-        cells = [[str(text(c)) for c in row] for row in [list(self.columns), *self.rows]]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = ["  ".join(map(self._pad, range(len(widths)), row, widths)) for row in cells]
-        lines.insert(1, "  ".join("-" * w for w in widths))
+        rows = [[wrap(str(text(c)), 60) or [""] for c in row] for row in self._all_rows()]
+        widths = [max(len(one) for cell in col for one in cell) for col in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            for cells in zip_longest(*row, fillvalue=""):
+                lines.append("  ".join(map(self._pad, range(len(widths)), cells, widths)))
+            if row is rows[0]:
+                lines.append("  ".join("-" * w for w in widths))
         notes = [f"[{_letters(i)}] {n}" for i, n in enumerate(self.notes)]
         return "\n".join(
             [str(text(self.caption)), *(one.rstrip() for one in lines), *notes]
             + [str(text(b)) for b in self.below]
         )
+
+    def _all_rows(self) -> list[list[object]]:
+        return [list(self.columns), *self.rows]
 
     def _pad(self, column: int, content: str, width: int) -> str:
         return content.rjust(width) if column in self.right else content.ljust(width)

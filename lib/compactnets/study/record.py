@@ -145,7 +145,7 @@ def write(record: Record, path: Path) -> None:
 def recorded(slug: str) -> dict[ProfileName, Record]:
     """Committed records of a paper by profile, the largest profile last."""
     folder = paths.results_dir() / slug
-    found = {p: folder / f"{p}.json" for p in PROFILES}
+    found: dict[ProfileName, Path] = {p: folder / f"{p}.json" for p in PROFILES}
     return {p: read(path) for p, path in found.items() if path.exists()}
 
 

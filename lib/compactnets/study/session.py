@@ -1,10 +1,7 @@
 """A notebook's session: the card's claims on one side, what was found on the other."""
 
 import os
-import time
-import uuid
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +9,14 @@ import pandas as pd
 import torch
 
 from compactnets import paths, profiles
-from compactnets.data import clear_test_reads, test_reads
 from compactnets.study import card as cards
-from compactnets.study import provenance, record, views
-from compactnets.study import tables as _tables
-from compactnets.study.display import Shown, Text, in_notebook, joined, line, show, text
+from compactnets.study import record, views
+from compactnets.study import tables as tabling
+from compactnets.study.comparison import Comparer
+from compactnets.study.display import Text, in_notebook, joined, line, show, text
 from compactnets.study.observations import Label, Observations
-from compactnets.study.record import Answer, DataUse, Observation, Record, TestRead, TrainedRun
+from compactnets.study.record import Answer, Observation, Record
+from compactnets.study.runlog import Parameter, RunLog
 from compactnets.study.verdicts import (
     ClaimFailed,
     Comparison,
@@ -31,8 +29,6 @@ from compactnets.study.verdicts import (
     outcome,
 )
 
-Parameter = str | int | float | bool | list | dict | None
-R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -49,7 +45,7 @@ class Study:
         self, slug: str, profile: str | None = None, *, seeds: int | Iterable[int] | None = None
     ) -> None:
         self.card = cards.load(slug)
-        self.profile = profiles.resolve(profile, notebook=in_notebook())
+        self.profile: profiles.ProfileName = profiles.resolve(profile, notebook=in_notebook())
         count = profiles.SEEDS[self.profile] if seeds is None else seeds
         self.seeds = tuple(range(count)) if isinstance(count, int) else tuple(count)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -58,15 +54,7 @@ class Study:
         self.record: Record | None = None
         self._observed = Observations()
         self._evidence: dict[str, Evidence] = {}
-        self._data: dict[tuple[str, str], DataUse] = {}
-        self._runs: list[TrainedRun] = []
-        self._parameters: dict[str, Parameter] = {}
-        self._provenance = provenance.collect()  # now: code was imported now, not at the end
-        self._precisions: set[str] = set()
-        self._started = datetime.now(UTC)
-        self._clock = time.perf_counter()
-        self.run_id = f"{self._started:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-        clear_test_reads()
+        self._log = RunLog()
 
     def __repr__(self) -> str:
         return f"Study({self.card.slug!r}, profile={self.profile!r}, seeds={self.seeds})"
@@ -84,8 +72,8 @@ class Study:
         what it runs on is named where it is loaded.
         """
         for images in image_sets:
-            self._log_data(images)
-        show(views.header(self.card, self.profile, self._provenance, list(self._data.values())))
+            self._log.use(images)
+        show(views.header(self.card, self.profile, self._log.provenance, self._log.data))
 
     def claims(self) -> None:
         """Shows the card's claims: what each says, of which kind, where the paper says it."""
@@ -93,48 +81,29 @@ class Study:
 
     def reported(self, table: str) -> None:
         """Shows one of the paper's tables, each row with its source as a footnote."""
-        show(_tables.reported_grid(_tables.find_table(self.card.tables, table)).shown())
+        show(tabling.reported_grid(tabling.find_table(self.card.tables, table)).shown())
 
     # What the run uses
 
-    def use(self, *image_sets: R) -> R | tuple[R, ...]:
+    def use(self, *image_sets: T) -> T | tuple[T, ...]:
         """Logs and shows which data this run uses; returns what it was given.
 
         Each needs name, split, fingerprint, source and a length, as data.ImageSet has them.
         """
-        used = [self._log_data(images) for images in image_sets]
-        show(views.data_use(used))
+        show(views.data_use([self._log.use(images) for images in image_sets]))
         return image_sets[0] if len(image_sets) == 1 else image_sets
-
-    def _log_data(self, images: Any) -> DataUse:
-        used = DataUse(
-            name=images.name,
-            split=images.split,
-            items=len(images),
-            sha256=images.fingerprint,
-            source=images.source,
-        )
-        self._data[used.name, used.split] = used
-        return used
 
     def settings(self, **values: Parameter) -> None:
         """Logs and shows parameters of this run (epochs, images, width, …) for the record."""
-        self._parameters.update(values)
+        self._log.parameters.update(values)
         show(line(joined((f"{k} = {v!r}" for k, v in values.items()), ", ")))
 
-    def trained(self, run: R, label: str = "", seed: int | None = None) -> R:
+    def trained(self, run: T, label: str = "", seed: int | None = None) -> T:
         """Counts a training run (of train.fit) into the record and returns it.
 
         A run from the cache counts with the seconds it took when it ran; one key counts once.
         """
-        key = getattr(run, "key", None)
-        cached = bool(getattr(run, "cached", False))
-        seconds = float(run.seconds)  # type: ignore[attr-defined]
-        if key is None or all(key != known.key for known in self._runs):
-            new = TrainedRun(label=label, seed=seed, seconds=seconds, cached=cached, key=key)
-            self._runs.append(new)
-        if precision := getattr(run, "precision", None):
-            self._precisions.add(str(precision))
+        self._log.train(run, label, seed)
         return run
 
     # What was found
@@ -170,8 +139,8 @@ class Study:
         name: str,
         metrics: str | Iterable[str] | Mapping[str, str | None] | None = None,
         *,
-        rows: _tables.Rows | None = None,
-        also: _tables.Rows | None = None,
+        rows: tabling.Rows | None = None,
+        also: tabling.Rows | None = None,
         by: str = "method",
         baseline: str | None = None,
         execution: str | Mapping[str, str] | None = None,
@@ -183,14 +152,14 @@ class Study:
         that gains are taken against, theirs and ours (paired). execution: "simulated",
         "executed in 1 bit", …, for all or by row. ValueError for names that do not exist.
         """
-        table = _tables.find_table(self.card.tables, name)
+        table = tabling.find_table(self.card.tables, name)
         self._compare(table, table.caption, metrics, rows, also, by, baseline, execution)
 
     def results(
         self,
         caption: str,
         metrics: str | Iterable[str],
-        rows: _tables.Rows,
+        rows: tabling.Rows,
         *,
         baseline: str | None = None,
         execution: str | Mapping[str, str] | None = None,
@@ -199,19 +168,17 @@ class Study:
         self._compare(None, caption, metrics, None, rows, "method", baseline, execution)
 
     def _compare(self, table, caption, metrics, rows, also, by, baseline, execution) -> None:
-        columns = _tables.pair_columns(metrics, table, self._observed)
-        lines = _tables.pair_rows(table, rows, also, by, self._observed)
-        for name in [baseline] if baseline is not None else []:
-            _tables._known(name, [one.label for one in lines], "row")
-        grid = _tables.Comparer(self._observed, columns, lines, baseline, execution).grid(caption)
+        columns = tabling.pair_columns(metrics, table, self._observed)
+        lines = tabling.pair_rows(table, rows, also, by, self._observed)
+        grid = Comparer(self._observed, columns, lines, baseline, execution).grid(caption)
         grid.below.append(self._origin())
         show(grid.shown())
 
     def _origin(self) -> Text:
-        used = ", ".join(sorted({d.name for d in self._data.values()})) or "no data set"
+        used = ", ".join(sorted({d.name for d in self._log.data})) or "no data set"
         return text(
             f"Obtained: mean ± half-width of the 95 % t interval over seeds; "
-            f"run {self.run_id}, profile {self.profile}, {used}."
+            f"run {self._log.run_id}, profile {self.profile}, {used}."
         )
 
     # What follows from it
@@ -224,11 +191,7 @@ class Study:
         ok: one truth value, or several by name (all must hold). part: name, if a claim is proved
         in several cells.
         """
-        lookup(self.card, claim, "exact")
-        holds, failed = outcome(ok, claim)
-        evidence = evidence if holds or not failed else f"{evidence} (failed: {failed})"
-        self._note(claim).checks[part] = ("holds" if holds else "fails", evidence)
-        show(views.one_answer(self.answer(claim), evidence, "holds" if holds else "fails"))
+        evidence, holds = self._check(claim, "exact", ok, evidence, part)
         if not holds:
             statement = self.card.claims[claim].statement
             raise ClaimFailed(f"{self.card.slug} {claim} does not hold: {statement} [{evidence}]")
@@ -263,11 +226,16 @@ class Study:
         self, claim: str, ok: bool | Mapping[str, bool], evidence: str, *, part: str = ""
     ) -> None:
         """Notes whether a measured (speed) claim holds here and shows it; never stops the page."""
-        lookup(self.card, claim, "measured")
+        self._check(claim, "measured", ok, evidence, part)
+
+    def _check(self, claim: str, kind: str, ok, evidence: str, part: str) -> tuple[str, bool]:
+        lookup(self.card, claim, kind)
         holds, failed = outcome(ok, claim)
-        evidence = evidence if holds or not failed else f"{evidence} (failed: {failed})"
-        self._note(claim).checks[part] = ("holds" if holds else "fails", evidence)
-        show(views.one_answer(self.answer(claim), evidence, "holds" if holds else "fails"))
+        evidence = f"{evidence} (failed: {failed})" if failed else evidence
+        verdict = "holds" if holds else "fails"
+        self._note(claim).checks[part] = (verdict, evidence)
+        show(views.one_answer(self.answer(claim), evidence, verdict))
+        return evidence, holds
 
     def untested(self, claim: str, reason: str) -> None:
         """Says openly that this run does not answer a claim, and why."""
@@ -312,31 +280,16 @@ class Study:
             )
         self.record = self._build_record()
         record.write(self.record, record_path(self.card.slug, self.profile))
-        show(self._ending(self.record))
-
-    def _ending(self, done: Record) -> Shown:
-        return views.verdicts(self.card, done) + views.run_line(done)
+        show(views.verdicts(self.card, self.record) + views.run_line(self.record))
 
     def _build_record(self) -> Record:
-        precision = ", ".join(sorted(self._precisions)) or self._provenance.precision
         return Record(
             slug=self.card.slug,
             profile=self.profile,
-            run_id=self.run_id,
-            started=self._started.isoformat(timespec="seconds"),
-            wall_seconds=round(time.perf_counter() - self._clock, 3),
-            training_seconds=round(sum(run.seconds for run in self._runs), 3),
             seeds=sorted({row.seed for row in self._observed if row.seed is not None}),
-            parameters=self._parameters,
-            data=list(self._data.values()),
-            test_reads=[
-                TestRead(data=read.name, items=read.items, purpose=read.purpose)
-                for read in test_reads()
-            ],
-            runs=self._runs,
             observations=list(self._observed),
             answers=self.answers(),
-            provenance=self._provenance.model_copy(update={"precision": precision}),
+            **self._log.facts(),
         )
 
 

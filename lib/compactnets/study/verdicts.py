@@ -122,7 +122,8 @@ def answer(claim: str, statement: Claim, evidence: Evidence) -> Answer:
             evidence=evidence.untested,
         )
     parts = list(evidence.parts.values())
-    verdicts = [v for v, _ in evidence.checks.values()] + [p.verdict for p in parts]
+    verdicts: list[Verdict] = [verdict for verdict, _ in evidence.checks.values()]
+    verdicts += [part.verdict for part in parts]
     said = [f"{n}: {words}" if n else words for n, (_, words) in evidence.checks.items()]
     said += [explain(p, statement.margin, evidence.unit) for p in parts]
     return Answer(

@@ -80,9 +80,9 @@ def data_use(used: Iterable[DataUse]) -> Shown:
     shown = line(bold("Data:"), words)
     if drawn := sorted({d.name for d in sets if d.source == "embedded"}):
         shown += warning(
-            f"{', '.join(drawn)}: images drawn by a program, because no real data set was found. "
-            "The numbers below are not comparable to the paper's; set COMPACTNETS_DATA or run "
-            "`compactnets data fetch` to use real data."
+            f"{', '.join(drawn)} holds images drawn by a program, the stand-in for real data. "
+            "What is obtained on it does not compare with the paper's numbers; put real data "
+            "where COMPACTNETS_DATA points, or see `compactnets data list`."
         )
     return shown
 

@@ -1,0 +1,131 @@
+"""The paper's numbers beside ours: means with intervals, differences computed."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compactnets import stats
+from compactnets.stats import Interval
+from compactnets.study.display import Grid, Text, bold, text
+from compactnets.study.observations import Observations
+from compactnets.study.tables import Column, Line, known, number
+
+
+@dataclass(frozen=True)
+class Comparer:
+    """Fills a table of the paper's numbers beside ours.
+
+    baseline: label of the row that gains are taken against; the reported and the obtained gain
+    then replace the difference of absolute numbers, which means little across data sets.
+    execution: how each row was computed ("simulated", "executed in 1 bit"), one for all or by row.
+    """
+
+    observed: Observations
+    columns: list[Column]
+    lines: list[Line]
+    baseline: str | None = None
+    execution: str | Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        labels = [one.label for one in self.lines]
+        if self.baseline is not None:
+            known(self.baseline, labels, "row")
+        if isinstance(self.execution, Mapping):
+            for name in self.execution:
+                known(name, labels, "row")
+
+    def grid(self, caption: object) -> Grid:
+        """The filled table; obtained numbers are means with their 95 % t half-widths."""
+        headings = ["", *(h for c in self.columns for h in self._headings(c)), "n (seeds)"]
+        right = frozenset(range(1, len(headings)))
+        grid = Grid(caption, headings + ["execution"] * bool(self.execution), right=right)
+        for line in self.lines:
+            label = text(line.label)
+            if line.reported is not None and any(self._reported(line, c) for c in self.columns):
+                label += grid.note(line.reported.source)
+            cells = [cell for c in self.columns for cell in self._cells(line, c)]
+            grid.rows.append([label, *cells, self._seeds(line), *self._executed(line)])
+        return grid
+
+    def _headings(self, column: Column) -> list[object]:
+        unit = self.observed.unit(column.metric)
+        ours = bold(f"{column.metric} obtained" + (f" ({unit})" if unit else ""))
+        theirs = [f"{column.reported} reported"] if column.reported else []
+        if self.baseline is not None:
+            return [*theirs, ours, *(["gain reported"] if theirs else []), "gain obtained"]
+        return [*theirs, ours, *(["obtained − reported"] if theirs else [])]
+
+    def _cells(self, line: Line, column: Column) -> list[object]:
+        values = self._values(line, column)
+        ours = stats.mean_interval(list(values.values())) if values else None
+        shown: list[object] = [bold(rounded(ours)) if ours else "–"]
+        if column.reported:
+            shown.insert(0, number(self._reported(line, column)))
+        if self.baseline is not None:
+            return [*shown, *self._gains(line, column, values)]
+        if column.reported:
+            theirs = self._number(line, column)
+            if theirs is None or ours is None:
+                shown.append("–")
+            else:
+                shown.append(signed(ours.mean - theirs, ours.half_width))
+        return shown
+
+    def _gains(self, line: Line, column: Column, values: dict[int, float]) -> list[object]:
+        base = next(one for one in self.lines if one.label == self.baseline)
+        gains: list[object] = []
+        if column.reported:
+            theirs, start = self._number(line, column), self._number(base, column)
+            if theirs is None or start is None or line is base:
+                gains.append("–")
+            else:
+                gains.append(signed(theirs - start))
+        start_values = self._values(base, column)
+        if line is base or not values or not start_values:
+            return [*gains, "–"]
+        gain = stats.paired_difference(values, start_values)
+        return [*gains, rounded(gain, sign="+")]
+
+    def _reported(self, line: Line, column: Column) -> float | str | None:
+        if line.reported is None or column.reported is None:
+            return None
+        return line.reported.values.get(column.reported)
+
+    def _number(self, line: Line, column: Column) -> float | None:
+        value = self._reported(line, column)
+        return None if isinstance(value, str) else value
+
+    def _values(self, line: Line, column: Column) -> dict[int, float]:
+        if line.labels is None:
+            return {}
+        return self.observed.values(column.metric, dict(line.labels))
+
+    def _seeds(self, line: Line) -> str:
+        seeds = sorted({s for c in self.columns for s in self._values(line, c)})
+        return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "–"
+
+    def _executed(self, line: Line) -> list[Text]:
+        if self.execution is None:
+            return []
+        if isinstance(self.execution, str):
+            return [text(self.execution if line.labels is not None else "–")]
+        return [text(self.execution.get(line.label, "–"))]
+
+
+def rounded(found: Interval, sign: str = "") -> str:
+    """Mean ± half-width, both to the decimals that two digits of the half-width need."""
+    if found.n == 1 or found.half_width == 0:
+        return f"{found.mean:{sign}.4g}" + ("" if found.n == 1 else " ± 0")
+    decimals = _decimals(found.half_width)
+    return f"{found.mean:{sign}.{decimals}f} ± {found.half_width:.{decimals}f}"
+
+
+def signed(value: float, uncertainty: float = 0.0) -> str:
+    """A difference with its sign, to the decimals that its uncertainty deserves."""
+    if not math.isfinite(uncertainty) or uncertainty == 0:
+        return f"{value:+.4g}"
+    return f"{value:+.{_decimals(uncertainty)}f}"
+
+
+def _decimals(uncertainty: float) -> int:
+    return min(9, max(0, 1 - math.floor(math.log10(uncertainty))))
