@@ -35,18 +35,13 @@ def macs_thop(costs: Costs) -> int:
     return costs.macs + costs.elementwise
 
 
-def memory_bits(costs: Costs, rest_bits: int = 32, biases_and_norms: bool = True) -> int:
-    """Bits that hold the parameters: every weight its weight_bits, the rest rest_bits each.
+def storage_bits(costs: Costs, rest_bits: int = 32, rest: bool = True) -> int:
+    """Bits that hold the parameters: every weight its weight_bits, all others rest_bits each.
 
-    With the default Bi-Real Net's rule: 1 bit per binary weight, 32 for the rest. Weights of
-    unquantized layers have weight_bits 32. biases_and_norms=False leaves out everything that is
-    not a weight of a counted product (biases, scales, batch normalization), as BiBench does
-    (arXiv:2301.11233). Index overhead of sparse formats is in Costs.bytes, not here.
+    With the defaults Bi-Real Net's rule: 1 bit per binary weight, 32 for everything else.
+    rest=False leaves out biases, scales and normalizations, as some tables do. The index overhead
+    of sparse formats is in Costs.bytes, not here.
     """
-    bits = 0
-    for layer in costs:
-        if biases_and_norms or layer.macs:
-            bits += layer.weights * layer.weight_bits
-        if biases_and_norms:
-            bits += (layer.params - layer.weights) * rest_bits
-    return bits
+    weights = sum(layer.weights * layer.weight_bits for layer in costs)
+    others = sum(layer.params - layer.weights for layer in costs)
+    return weights + (others * rest_bits if rest else 0)

@@ -1,9 +1,9 @@
 """Counts what one forward pass of one sample costs, layer by layer.
 
 Counted, wherever it is called from: convolutions (1-3 d, grouped, transposed), linear layers,
-matrix products (matmul, bmm, einsum) and scaled dot-product attention, by the formulas of
-torch.utils.flop_counter (2 FLOPs = 1 MAC; a causal mask is not discounted). An operation belongs to
-the innermost module that runs it. Not counted as MACs: biases, normalization, activations, pooling,
+recurrent ones, matrix products (matmul, bmm, einsum) and scaled dot-product attention, by the
+formulas of torch.utils.flop_counter (2 FLOPs = 1 MAC; a causal mask is not discounted). An
+operation belongs to the innermost module that runs it. Not counted as MACs: biases, normalization, activations, pooling,
 look-ups (Embedding), elementwise products, cdist, FFT, interpolation.
 
 A module may say more about itself:
@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
@@ -33,6 +34,15 @@ from torch.utils.flop_counter import flop_registry
 from compactnets.cost.table import Costs, LayerCost
 
 _WEIGHT_NAMES = ("weight", "in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+_ATEN = torch.ops.aten
+# What torch's registry lacks: 2 FLOPs per element of the matrix or vector, or as for mm.
+_FORMULAS = {
+    **flop_registry,
+    _ATEN.mv: lambda a, v, **_: 2 * a.numel(),
+    _ATEN.addmv: lambda bias, a, v, **_: 2 * a.numel(),
+    _ATEN.dot: lambda a, b, **_: 2 * a.numel(),
+    _ATEN._int_mm: flop_registry[_ATEN.mm],
+}
 _BATCH_NORMS = nn.modules.batchnorm._BatchNorm
 _CONVOLUTIONS = nn.modules.conv._ConvNd
 
@@ -61,13 +71,13 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         packet = func._overloadpacket
-        if packet not in flop_registry:
+        if packet not in _FORMULAS:
             decomposed = func.decompose(*args, **kwargs)
             if decomposed is not NotImplemented:
                 return decomposed
         out = func(*args, **kwargs)
-        if packet in flop_registry and not self.told:
-            flops = flop_registry[packet](*args, **kwargs, out_val=out)
+        if packet in _FORMULAS and not self.told:
+            flops = _FORMULAS[packet](*args, **kwargs, out_val=out)
             self.tallies[self.running[-1]].macs += int(flops) // 2
         return out
 
@@ -99,12 +109,19 @@ class _Watch(TorchDispatchMode):
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, no fused attention; everything as before afterwards."""
+    """Evaluation mode, no gradients; attention and recurrent layers as plain matrix products,
+    because their fused kernels have no formula in torch's registry. All as before afterwards."""
     training = [module for module in model.modules() if module.training]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             model.eval()
             yield
     finally:
@@ -137,7 +154,7 @@ def _stored(module: nn.Module, seen: set[int]) -> tuple[int, int]:
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        if name in _WEIGHT_NAMES and not isinstance(module, _BATCH_NORMS):
+        if name in _WEIGHT_NAMES and parameter.dim() > 1:  # normalizations have vectors
             weights += parameter.numel()
         else:
             others += parameter.numel()
@@ -168,7 +185,7 @@ def _layer(name: str, module: nn.Module, tally: _Tally, seen: set[int]) -> Layer
         activation_bits=_bits(module, name, "activation_bits"),
         stored_bytes=stored,
         elementwise=tally.elementwise,
-        memory_bytes=4 * (tally.traffic + weights + others) if tally.macs else 0,
+        traffic_bytes=4 * (tally.traffic + weights + others) if tally.macs else 0,
     )
 
 

@@ -14,7 +14,7 @@ class LayerCost:
     params: its own parameters; weights: those of them that are held in weight_bits (the rest, such
     as biases, scales and BN, is held in 32). stored_bytes: both, packed.
     elementwise: additions of a convolution's bias and 2 operations per element of a BN.
-    memory_bytes: inputs read, outputs written and parameters read once in fp32 (0 without MACs).
+    traffic_bytes: inputs read, outputs written and parameters read once in fp32 (0 without MACs).
     shapes: first tensor in and out of the first call, None if never called; calls: how often.
     """
 
@@ -30,7 +30,7 @@ class LayerCost:
     activation_bits: int
     stored_bytes: int
     elementwise: int
-    memory_bytes: int
+    traffic_bytes: int
 
     @property
     def binary(self) -> bool:
@@ -74,9 +74,9 @@ class Costs:
         return sum(layer.elementwise for layer in self.layers)
 
     @property
-    def memory_bytes(self) -> int:
+    def traffic_bytes(self) -> int:
         """Memory access cost of the layers with MACs in fp32 bytes (arXiv:1807.11164, eq 1)."""
-        return sum(layer.memory_bytes for layer in self.layers)
+        return sum(layer.traffic_bytes for layer in self.layers)
 
     def __iter__(self) -> Iterator[LayerCost]:
         return iter(self.layers)

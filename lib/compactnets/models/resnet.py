@@ -51,6 +51,7 @@ class BasicBlock(nn.Module):
     """conv3x3-BN-ReLU-conv3x3-BN, plus the shortcut, ReLU.
 
     hidden: width between the two convolutions (default: out_channels); what a pruned block narrows.
+    ReLU is not in place, so that a hook on bn1 or bn2 keeps what it saw.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class BasicBlock(nn.Module):
         hidden = out_channels if hidden is None else hidden
         self.conv1 = nn.Conv2d(in_channels, hidden, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(hidden)
-        self.act1 = nn.ReLU(inplace=True)
+        self.act1 = nn.ReLU()
         self.conv2 = nn.Conv2d(hidden, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = make_shortcut(in_channels, out_channels, stride, shortcut)
-        self.act2 = nn.ReLU(inplace=True)
+        self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
@@ -102,7 +103,7 @@ class ResNetCifar(nn.Module):
             OrderedDict(
                 conv=nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False),
                 bn=nn.BatchNorm2d(widths[0]),
-                act=nn.ReLU(inplace=True),
+                act=nn.ReLU(),
             )
         )
         width = widths[0]
