@@ -1,0 +1,218 @@
+"""Layers for inference on the 1-bit kernels: packed when they are built, loadable, compilable."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compactnets.kernels.binary_conv import binary_conv2d, pack_weight, unpack_weight
+
+
+def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(v, int) for v in pair):
+        raise ValueError(f"{name} must be an integer or two of them, got {value!r}")
+    return pair
+
+
+class BinaryConv2d(nn.Module):
+    """y = scale * conv2d(sign(x + input_shift), sign(weight)) + bias, 1 bit by 1 bit.
+
+    weight (out, in / groups, kh, kw) of a trained layer: only its signs count (±0 is +1). scale
+    and bias (out,), input_shift (in,); None is 1, 0, 0. stride, padding, dilation, groups as for
+    nn.Conv2d; padding adds zeros to the signs, exactly. x (N, in, H, W), channels_last preferred
+    (others are copied); floating dtypes other than float32 are converted; the result is float32.
+
+    All state is in buffers: packed (int32, 1 bit a weight and a 32-bit sum per tap and output),
+    scale, bias, input_shift. To load a state_dict without the weights at hand build the layer with
+    `BinaryConv2d.blank`. Inference only: no gradient. ValueError for shapes that do not fit.
+    """
+
+    weight_bits = 1
+    activation_bits = 1
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    input_shift: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        input_shift: Tensor | None = None,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ):
+        super().__init__()
+        packed = pack_weight(weight, groups)
+        self.out_channels = weight.shape[0]
+        self.in_channels = weight.shape[1] * groups
+        self.kernel_size = (weight.shape[2], weight.shape[3])
+        self.stride = _pair("stride", stride)
+        self.padding = _pair("padding", padding)
+        self.dilation = _pair("dilation", dilation)
+        self.groups = groups
+        if scale is None:
+            scale = torch.ones(self.out_channels, device=weight.device)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", _channels("scale", scale, self.out_channels))
+        self.register_buffer("bias", _channels("bias", bias, self.out_channels))
+        self.register_buffer("input_shift", _channels("input_shift", input_shift, self.in_channels))
+
+    @classmethod
+    def blank(
+        cls,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        *,
+        bias: bool = False,
+        input_shift: bool = False,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+    ) -> "BinaryConv2d":
+        """A layer of +1 weights and scale 1, to load a state_dict into.
+
+        bias, input_shift: whether the saved layer has them.
+        """
+        if groups < 1 or in_channels % groups:
+            raise ValueError(f"groups={groups} does not divide in_channels={in_channels}")
+        return cls(
+            torch.ones(out_channels, in_channels // groups, *_pair("kernel_size", kernel_size)),
+            bias=torch.zeros(out_channels) if bias else None,
+            input_shift=torch.zeros(in_channels) if input_shift else None,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return binary_conv2d(
+            x.float() if x.is_floating_point() else x,
+            self.packed,
+            self.scale,
+            self.bias,
+            self.input_shift,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+
+    def sign_weight(self) -> Tensor:
+        """The weights as ±1 in float32, (out, in / groups, kh, kw)."""
+        return unpack_weight(
+            self.packed, self.out_channels, self.in_channels, self.kernel_size, self.groups
+        )
+
+    def cost_weights(self) -> int:
+        """Weights held in 1 bit (compactnets.cost)."""
+        per_output = self.in_channels // self.groups * self.kernel_size[0] * self.kernel_size[1]
+        return self.out_channels * per_output
+
+    def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
+        """1-bit multiply-adds of one call, padding included, as nn.Conv2d is counted."""
+        images, _, height, width = output_shape
+        return images * height * width * self.cost_weights()
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        present = [name for name in ("bias", "input_shift") if getattr(self, name) is not None]
+        return text + "".join(f", {name}=True" for name in present)
+
+
+class BinaryLinear(nn.Module):
+    """y = scale * sign(x + input_shift) @ sign(weight).T + bias, 1 bit by 1 bit.
+
+    weight (out, in) of a trained layer: only its signs count. x (..., in) -> (..., out) float32.
+    Runs as a 1x1 convolution over one row of pixels; the rest is as in BinaryConv2d.
+    """
+
+    weight_bits = 1
+    activation_bits = 1
+    packed: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    input_shift: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor | None = None,
+        *,
+        bias: Tensor | None = None,
+        input_shift: Tensor | None = None,
+    ):
+        super().__init__()
+        if weight.dim() != 2:
+            raise ValueError(f"weight must be (out, in), got shape {tuple(weight.shape)}")
+        self.out_features, self.in_features = weight.shape
+        if scale is None:
+            scale = torch.ones(self.out_features, device=weight.device)
+        self.register_buffer("packed", pack_weight(weight[:, :, None, None]))
+        self.register_buffer("scale", _channels("scale", scale, self.out_features))
+        self.register_buffer("bias", _channels("bias", bias, self.out_features))
+        self.register_buffer("input_shift", _channels("input_shift", input_shift, self.in_features))
+
+    @classmethod
+    def blank(
+        cls, in_features: int, out_features: int, *, bias: bool = False, input_shift: bool = False
+    ) -> "BinaryLinear":
+        """A layer of +1 weights and scale 1, to load a state_dict into."""
+        return cls(
+            torch.ones(out_features, in_features),
+            bias=torch.zeros(out_features) if bias else None,
+            input_shift=torch.zeros(in_features) if input_shift else None,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(f"x must be (..., {self.in_features}), got shape {tuple(x.shape)}")
+        x = x.float() if x.is_floating_point() else x
+        rows = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # a view, channels last
+        y = binary_conv2d(
+            rows, self.packed, self.scale, self.bias, self.input_shift, kernel_size=(1, 1)
+        )
+        return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
+
+    def sign_weight(self) -> Tensor:
+        """The weights as ±1 in float32, (out, in)."""
+        shape = (self.out_features, self.in_features)
+        return unpack_weight(self.packed, *shape, (1, 1)).flatten(1)
+
+    def cost_weights(self) -> int:
+        """Weights held in 1 bit (compactnets.cost)."""
+        return self.out_features * self.in_features
+
+    def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
+        """1-bit multiply-adds of one call, as nn.Linear is counted."""
+        rows = 1
+        for size in output_shape[:-1]:
+            rows *= size
+        return rows * self.cost_weights()
+
+    def extra_repr(self) -> str:
+        present = [name for name in ("bias", "input_shift") if getattr(self, name) is not None]
+        named = "".join(f", {name}=True" for name in present)
+        return f"in_features={self.in_features}, out_features={self.out_features}{named}"
+
+
+def _channels(name: str, values: Tensor | None, channels: int) -> Tensor | None:
+    """A float32 copy of per-channel values, any shape with one element per channel."""
+    if values is None:
+        return None
+    if values.numel() != channels:
+        raise ValueError(f"{name} must have {channels} values, got shape {tuple(values.shape)}")
+    return values.detach().reshape(channels).to(torch.float32, copy=True)
