@@ -3,8 +3,8 @@
 Counted, wherever it is called from: convolutions (1-3 d, grouped, transposed), linear layers,
 recurrent ones, matrix products (matmul, bmm, einsum) and scaled dot-product attention, by the
 formulas of torch.utils.flop_counter (2 FLOPs = 1 MAC; a causal mask is not discounted). An
-operation belongs to the innermost module that runs it. Not counted as MACs: biases, normalization, activations, pooling,
-look-ups (Embedding), elementwise products, cdist, FFT, interpolation.
+operation belongs to the innermost module that runs it. Not counted as MACs: biases, normalization,
+activations, pooling, look-ups (Embedding), elementwise products, cdist, FFT, interpolation.
 
 A module may say more about itself:
 
@@ -120,8 +120,9 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.no_grad())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
-                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                for backend in (torch.backends.mkldnn, torch.backends.cudnn):
+                    before = backend.set_flags(_enabled=False)
+                    stack.callback(backend.set_flags, before[0])
             model.eval()
             yield
     finally:
