@@ -19,6 +19,7 @@ import filelock
 import nbformat
 import papermill
 import psutil
+from nbclient.exceptions import DeadKernelError
 
 from compactnets import paths
 from compactnets.book import keys, notebook, resources, runs
@@ -53,6 +54,7 @@ def execute(slug: str, profile: str, *, key: str | None = None, threads: int | N
     waits for the first and takes its result.
     """
     source = notebook.find(slug)
+    keys.forget()
     parts = keys.components(source, check(profile))
     current = keys.digest(parts)
     if key is not None and key != current:
@@ -201,7 +203,7 @@ def _store_failure(
 ) -> RunFailed:
     """Keeps the notebook with its traceback where no one takes it for a success."""
     cells = [cell for cell in done.cells if cell.cell_type == "code"]
-    place = _failed_cell(cells)
+    place = _failed_cell(cells, died=isinstance(error, DeadKernelError))
     name = getattr(error, "ename", type(error).__name__)
     message = str(getattr(error, "evalue", error)).strip() or name
     failure = runs.Failure(
@@ -222,18 +224,18 @@ def _store_failure(
     return RunFailed(failure, folder)
 
 
-def _failed_cell(cells: list[Any]) -> int:
-    """Number, from 1, of the code cell that raised; else of the one after the last that ran.
+def _failed_cell(cells: list[Any], died: bool) -> int:
+    """Number, from 1, of the code cell that raised, or in which the kernel died.
 
     0 if no cell is to blame: the kernel did not start, or the record was bad after the last cell.
     """
-    ran = 0
+    started = 0
     for number, cell in enumerate(cells, start=1):
         if any(output.output_type == "error" for output in cell.outputs):
             return number
         if cell.execution_count is not None:
-            ran = number
-    return ran + 1 if 0 < ran < len(cells) else 0
+            started = number
+    return started if died else 0
 
 
 def _publish(scratch: Path, target: Path) -> None:

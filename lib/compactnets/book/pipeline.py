@@ -56,6 +56,7 @@ class Outcome:
 def plan(slugs: Iterable[str] = (), profile: str = "quick") -> list[Job]:
     """Jobs for these notebooks (none named: all), done or not; NotebookError for unknown slugs."""
     check(profile)
+    keys.forget()
     chosen = [notebook.find(slug) for slug in slugs] or list(notebook.every().values())
     return [Job(nb, profile, keys.key(nb, profile)) for nb in chosen]
 
@@ -109,7 +110,6 @@ def build(
         slugs or (), profile, force=force, executor=executor, cores=cores, without_gpu=without_gpu
     )
     ran = time.monotonic()
-    keys.forget()
     is_new = site.build(profile)
     _write_report(outcomes, ran - start, time.monotonic() - start)
     say(summary(outcomes))

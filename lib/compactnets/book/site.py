@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 SOURCES = ("_config.yml", "book", "notebooks", "data/papers", "data/results", "lib", "kernels")
 REPORT = "build-report"  # our own page
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme")
+
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"  # this interpreter's, not PATH's
+
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 
 Shown = runs.Report | runs.Failure | None
 
@@ -91,7 +96,7 @@ def _jupyter_book(source: Path, output: Path) -> None:
     """Runs Jupyter Book; its words go to logs/site.log, warnings and errors to the terminal too."""
     log = paths.build_dir() / "logs" / "site.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(source)]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(source)]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "NO_COLOR": "1"}
     with log.open("w", encoding="utf-8") as file:
         done = subprocess.run(
@@ -101,11 +106,11 @@ def _jupyter_book(source: Path, output: Path) -> None:
             env=environment,
             check=False,
         )
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = COLOR.sub("", log.read_text(encoding="utf-8", errors="replace")).splitlines()
     for line in lines:
         if "WARNING" in line or "ERROR" in line:
-            print(line.replace(str(source), "_build/book"), file=sys.stderr)
-    if done.returncode:
+            print(line.replace(f"{paths.project_root()}/", ""), file=sys.stderr)
+    if done.returncode or not (output / "_build" / "html" / "index.html").exists():
         raise SiteError("Jupyter Book failed:\n" + "\n".join(lines[-25:]) + f"\nAll of it: {log}")
 
 

@@ -1,0 +1,79 @@
+# Every target is a call of a tool that you could type yourself; `make help` lists them.
+#   PROFILE=smoke|quick|standard|full   SLUG=rebnn   EXECUTOR=local|slurm   PYTHON=python3.12
+PYTHON ?= python3
+PROFILE ?= quick
+EXECUTOR ?= local
+SET ?= cifar10
+FLAGS ?=
+
+export COMPACTNETS_HOME := $(CURDIR)
+export UV_PYTHON_DOWNLOADS := never
+BIN := .venv/bin
+BOOK := $(BIN)/python -m compactnets.book
+# uv from the PATH, else one in a small environment of its own.
+UV := $(or $(shell command -v uv 2>/dev/null),.venv/.uv/bin/uv)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book paper test bench lint lab data lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
+
+book: .venv/.package  ## run the notebooks that are due, build _build/html
+	@$(BOOK) build --profile $(PROFILE) --executor $(EXECUTOR) $(FLAGS)
+
+paper: .venv/.package  ## the same for one notebook: SLUG=rebnn PROFILE=standard
+	@test -n "$(SLUG)" || { echo "say which paper: make paper SLUG=rebnn PROFILE=standard"; exit 2; }
+	@$(BOOK) build $(SLUG) --profile $(PROFILE) --executor $(EXECUTOR) $(FLAGS)
+
+test: .venv/.package  ## unit tests, kernels, pipeline, every notebook at profile smoke
+	@$(BOOK) smoke
+	@$(BIN)/python -m pytest tests _build/smoke --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=300 $(FLAGS)
+
+bench: .venv/.package  ## kernels and training against their peers
+	@set -e; for script in $(wildcard kernels/bench/*.py bench/*.py); do \
+		echo "== $$script"; $(BIN)/python $$script; done
+
+lint: .venv/.package  ## format, lint and types
+	$(BIN)/ruff format --check lib tests
+	$(BIN)/ruff check lib tests
+	$(BIN)/pyright
+
+lab: .venv/.package  ## JupyterLab; a double click on a notebook's .md opens it as a notebook
+	$(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) $(FLAGS)
+
+data: .venv/.package  ## download a data set: SET=cifar10
+	$(BIN)/compactnets data fetch $(SET)
+
+lock: $(UV)  ## new versions for requirements.lock, within pyproject.toml
+	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-header --no-annotate --quiet --output-file requirements.lock
+
+clean:  ## remove everything that can be made again, but for .venv and the caches in your home
+	rm -rf _build
+
+setup: .venv/.package  ## only .venv, the package and its kernels
+
+.venv/.requirements: requirements.lock | $(UV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, $(PYTHON) is older or missing:" \
+		"make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(UV) venv --quiet --allow-existing --python "$$(command -v $(PYTHON))" .venv
+	$(UV) pip sync --python $(BIN)/python requirements.lock
+	@touch $@
+
+.venv/.package: .venv/.requirements pyproject.toml $(shell find kernels -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name CMakeLists.txt)
+	$(UV) pip install --python $(BIN)/python --no-build-isolation --no-deps --reinstall-package compactnets --editable .
+	@$(BIN)/python -c 'import importlib.util as u; print("compiled kernels: built" \
+		if u.find_spec("compactnets._native") else "compiled kernels: none, for want of a C++20 \
+		compiler (Debian: apt install g++); the references in PyTorch run instead")'
+	@mkdir -p .venv/share/jupyter/lab/settings
+	@cp workflow/lab/overrides.json .venv/share/jupyter/lab/settings/overrides.json
+	@touch $@
+
+.venv/.uv/bin/uv:
+	@$(PYTHON) -m venv .venv/.uv || { \
+		echo "cannot make an environment: install uv, or venv (Debian: apt install python3-venv)"; \
+		exit 1; }
+	.venv/.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
