@@ -14,7 +14,7 @@ text has changed, so that an unchanged book is not rendered again.
 
 import importlib.util
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -73,13 +73,11 @@ def write_all(out_dir: Path, fresh: Mapping[str, Record] | None = None) -> None:
     _copy_mathjax(out_dir / "_static" / "mathjax")
 
 
-def toc(pages: set[str], packages: list[str] | None = None) -> str:
+def toc(pages: set[str], packages: Sequence[str] = ()) -> str:
     """The table of contents: all prose, and under each chapter the notebooks that exist.
 
-    pages: docnames of notebooks present; packages: pages of the reference, by default those that
-    the library's source calls for. Text of _toc.yml.
+    pages: docnames of notebooks present; packages: the reference's pages. Text of _toc.yml.
     """
-    packages = api.index_page(api.modules())[1] if packages is None else packages
     parts = []
     for chapter in outline.chapters():
         docnames = [f"notebooks/{chapter.name}/{slug}" for slug in chapter.papers]
@@ -88,7 +86,8 @@ def toc(pages: set[str], packages: list[str] | None = None) -> str:
         parts.append(entry | ({"sections": sections} if sections else {}))
     front = [{"file": name} for name in ("how-to-read", "protocol", "scoreboard")]
     reference: list[dict] = [{"file": name} for name in ("kernels", "errata", "glossary")]
-    reference.append({"file": "api/index", "sections": [{"file": f"api/{p}"} for p in packages]})
+    sections = [{"file": f"api/{package}"} for package in packages]
+    reference.append({"file": "api/index"} | ({"sections": sections} if sections else {}))
     reference += [{"file": name} for name in ("bibliography", "contributing")]
     tree = {
         "format": "jb-book",
@@ -104,7 +103,7 @@ def toc(pages: set[str], packages: list[str] | None = None) -> str:
 
 
 def committed_toc() -> str:
-    """The table of contents of the checkout: the notebooks that are committed."""
+    """The table of contents of the checkout: prose and committed notebooks, no reference pages."""
     notebooks = paths.notebooks_dir()
     found = {
         f"notebooks/{f.relative_to(notebooks).with_suffix('').as_posix()}"
