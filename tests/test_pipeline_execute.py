@@ -12,7 +12,6 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from pipeline_toy import ToyBook
 
 from compactnets import paths
 from compactnets.book import execute as execution
@@ -20,6 +19,7 @@ from compactnets.book import keys, notebook, resources, runs
 from compactnets.book.execute import RunFailed, StaleKey, execute
 from compactnets.book.resources import NotReady
 from compactnets.book.tidy import tidy
+from pipeline_toy import ToyBook
 
 NOISY = """import sys, time, itertools
 print(object(), __import__("os").getpid() > 0)

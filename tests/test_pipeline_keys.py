@@ -6,11 +6,11 @@ from pathlib import Path
 
 import grimp
 import pytest
-from pipeline_toy import ROOT, ToyBook
 
 from compactnets.book import keys, notebook, runs
 from compactnets.book.imports import Sources
 from compactnets.book.notebook import NotebookError, set_value
+from pipeline_toy import ROOT, ToyBook
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_modules_without_facades_on_their_way_reach_what_grimp_says():
         if module.is_package or any(sources.modules[m].is_package for m in upstream):
             continue
         ours = {m for m in sources.reached([f"import {name}"]) if not sources.modules[m].is_package}
-        packages_on_the_way = {m for m in sources.reached([f"import {name}"])} - ours
+        packages_on_the_way = set(sources.reached([f"import {name}"])) - ours
         if not packages_on_the_way:
             assert ours == upstream | {name}
             compared += 1

@@ -136,7 +136,7 @@ def finish(outcomes: Sequence[Outcome]) -> int:
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """One line a notebook: fresh or cached, wall time, peak memory."""
-    rows = [("notebook", "profile", "state", "seconds", "GB")]
+    rows: list[tuple[str, ...]] = [("notebook", "profile", "state", "seconds", "GB")]
     for outcome in outcomes:
         run = outcome.report
         cost = (f"{run.wall_seconds:.0f}", f"{run.peak_memory_mb / 1000:.1f}") if run else ("", "")
