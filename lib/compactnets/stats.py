@@ -1,10 +1,32 @@
-"""Means with intervals, and verdicts from paired differences."""
+"""Means with intervals, and verdicts from paired differences.
+
+The test, stated once for the whole book. A statistical claim says that a quantity a exceeds b by
+more than a margin m (0 unless the card says otherwise; negative for "not worse by more than |m|").
+Both are run with the same n seeds: seed s fixes the initial weights and the order of the data of
+a[s] and of b[s], so that the differences d[s] = a[s] - b[s] are free of the luck of the start.
+With their mean D and standard deviation S (n - 1 in the denominator), the interval is
+
+    D ± t(0.975, n - 1) * S / sqrt(n)        two-sided 95 %, Student t
+
+    holds       the whole interval lies above m
+    fails       the whole interval lies below m
+    undecided   it contains m: this run cannot tell, which is no evidence for "equal"
+    not tested  the page says why it does not try at this profile
+
+A false "holds" has at most 2.5 % probability if the differences are normal; so has a false
+"fails". With one seed there is no S, the interval is unbounded and the verdict is "undecided";
+with two, t is 12.7, so that only a difference nine times the spread S decides. A claim with several
+parts holds if all parts hold (an intersection-union test, which needs no correction for their
+number) and fails as soon as one part fails. What an interval over seeds does not cover: other
+data, other recipes, other networks.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from scipy.stats import norm as normal
 from scipy.stats import t as student_t
 
 Verdict = Literal["holds", "fails", "undecided", "not tested"]
@@ -78,6 +100,24 @@ def judge_all(verdicts: Sequence[Verdict]) -> Verdict:
         if verdict in verdicts:
             return verdict  # type: ignore[return-value]
     return "holds"
+
+
+def wilson_interval(
+    correct: int, items: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Bounds of a fraction, from `correct` of `items` right answers (E. B. Wilson, 1927).
+
+    For the accuracy of one network on a test split: how far it could be from its accuracy on all
+    images of that kind. It says nothing about other seeds. Fractions in [0, 1]; ValueError unless
+    0 <= correct <= items and items > 0.
+    """
+    if not 0 <= correct <= items or items < 1:
+        raise ValueError(f"need 0 <= correct <= items and items > 0, got {correct} of {items}")
+    z = float(normal.ppf((1 + confidence) / 2))
+    share, weight = correct / items, z * z / items
+    center = (share + weight / 2) / (1 + weight)
+    half = z * math.sqrt(share * (1 - share) / items + weight / (4 * items)) / (1 + weight)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def seeds_needed(difference: Interval, margin: float = 0.0, most: int = 1000) -> int | None:

@@ -4,13 +4,13 @@ Colors are inherited (pages have a light and a dark mode); the few that are set 
 background. Nothing outside the page is loaded.
 """
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import zip_longest
 from textwrap import wrap
 
+from compactnets import cells
 from compactnets.stats import Verdict
 
 SIGNS: dict[str, str] = {"holds": "✓", "fails": "✗", "undecided": "?", "not tested": "–"}
@@ -165,8 +165,8 @@ class Grid:
         widths = [max(len(one) for cell in col for one in cell) for col in zip(*rows, strict=True)]
         lines = []
         for row in rows:
-            for cells in zip_longest(*row, fillvalue=""):
-                lines.append("  ".join(map(self._pad, range(len(widths)), cells, widths)))
+            for pieces in zip_longest(*row, fillvalue=""):
+                lines.append("  ".join(map(self._pad, range(len(widths)), pieces, widths)))
             if row is rows[0]:
                 lines.append("  ".join("-" * w for w in widths))
         notes = [f"[{_letters(i)}] {n}" for i, n in enumerate(self.notes)]
@@ -188,15 +188,9 @@ def _letters(index: int) -> str:
     return prefix + chr(ord("a") + index % 26)
 
 
-def in_notebook() -> bool:
-    """Does this code run under IPython (JupyterLab, papermill, nbval, an IPython terminal)?"""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None
-
-
 def show(shown: Shown) -> None:
     """Displays in a notebook, prints in a script."""
-    if in_notebook():
+    if cells.in_notebook():
         from IPython.display import display
 
         display(shown)

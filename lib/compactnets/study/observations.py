@@ -2,11 +2,11 @@
 
 import difflib
 import math
-import sys
 from collections.abc import Iterator
 
 import pandas as pd
 
+from compactnets import cells
 from compactnets.study.record import Observation
 
 Label = str | int | float | bool
@@ -39,13 +39,13 @@ class Observations:
         if clash := set(RESERVED) & set(new.labels):
             raise ValueError(f"labels may not be called {sorted(clash)}")
         key = (new.metric, new.seed, frozenset(new.labels.items()))
-        old, when = self._rows.get(key, (new, _moment()))
-        if old.value != new.value and when == _moment():
+        old, when = self._rows.get(key, (new, cells.current()))
+        if old.value != new.value and when == cells.current():
             raise ValueError(
                 f"{describe(new)} was observed twice, as {old.value} and {new.value}: "
                 "tell the two apart by a label"
             )
-        self._rows[key] = (new, _moment())
+        self._rows[key] = (new, cells.current())
 
     def select(self, metric: str, labels: dict[str, Label]) -> list[Observation]:
         """Rows of the metric that carry all the labels; ValueError if there is none."""
@@ -126,10 +126,3 @@ def _hint(name: str, known: list[str]) -> str:
     if near:
         return f"did you mean {', '.join(near)}?"
     return f"observed so far: {', '.join(known) or 'nothing'}"
-
-
-def _moment() -> int:
-    """Number of the notebook cell that is running; 0 in a script, where nothing is run again."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    return shell.execution_count if shell is not None else 0

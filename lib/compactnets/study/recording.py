@@ -68,6 +68,7 @@ def _fits(new: Record, card: cards.Card, profile: str) -> None:
         or name not in card.claims
         or answered[name].statement != card.claims[name].statement
         or answered[name].kind != card.claims[name].kind
+        or answered[name].margin not in (None, card.claims[name].margin)
     )
     if changed:
         raise RecordError(

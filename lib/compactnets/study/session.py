@@ -8,16 +8,17 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
-from compactnets import paths, profiles
+from compactnets import cells, paths, profiles
 from compactnets.study import card as cards
 from compactnets.study import record, views
 from compactnets.study import tables as tabling
 from compactnets.study.comparison import Comparer
-from compactnets.study.display import Text, in_notebook, joined, line, show, text
+from compactnets.study.display import Text, joined, line, show, text
 from compactnets.study.observations import Label, Observations
 from compactnets.study.record import Answer, Observation, Record
 from compactnets.study.runlog import Parameter, RunLog
 from compactnets.study.verdicts import (
+    Check,
     ClaimFailed,
     Comparison,
     Evidence,
@@ -45,7 +46,7 @@ class Study:
         self, slug: str, profile: str | None = None, *, seeds: int | Iterable[int] | None = None
     ) -> None:
         self.card = cards.load(slug)
-        self.profile: profiles.ProfileName = profiles.resolve(profile, notebook=in_notebook())
+        self.profile: profiles.ProfileName = profiles.resolve(profile, notebook=cells.in_notebook())
         count = profiles.SEEDS[self.profile] if seeds is None else seeds
         self.seeds = tuple(range(count)) if isinstance(count, int) else tuple(count)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -232,9 +233,9 @@ class Study:
         lookup(self.card, claim, kind)
         holds, failed = outcome(ok, claim)
         evidence = f"{evidence} (failed: {failed})" if failed else evidence
-        verdict = "holds" if holds else "fails"
-        self._note(claim).checks[part] = (verdict, evidence)
-        show(views.one_answer(self.answer(claim), evidence, verdict))
+        check = Check("holds" if holds else "fails", evidence)
+        self._note(claim).checks[part] = check
+        show(views.one_answer(self.answer(claim), evidence, check.verdict))
         return evidence, holds
 
     def untested(self, claim: str, reason: str) -> None:

@@ -46,11 +46,19 @@ class Comparison:
             raise ValueError(f"comparison {self.label!r}: {error}") from None
 
 
+@dataclass(frozen=True)
+class Check:
+    """One word on an exact or a measured claim."""
+
+    verdict: Verdict
+    evidence: str
+
+
 @dataclass
 class Evidence:
     """What was said about one claim, part by part; a later word on a part replaces the earlier."""
 
-    checks: dict[str, tuple[Verdict, str]] = field(default_factory=dict)
+    checks: dict[str, Check] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
     untested: str | None = None
     unit: str | None = None
@@ -122,15 +130,15 @@ def answer(claim: str, statement: Claim, evidence: Evidence) -> Answer:
             evidence=evidence.untested,
         )
     parts = list(evidence.parts.values())
-    verdicts: list[Verdict] = [verdict for verdict, _ in evidence.checks.values()]
-    verdicts += [part.verdict for part in parts]
-    said = [f"{n}: {words}" if n else words for n, (_, words) in evidence.checks.items()]
+    words = *evidence.checks.values(), *parts
+    checks = evidence.checks.items()
+    said = [f"{name}: {c.evidence}" if name else c.evidence for name, c in checks]
     said += [explain(p, statement.margin, evidence.unit) for p in parts]
     return Answer(
         claim=claim,
         kind=statement.kind,
         statement=statement.statement,
-        verdict=stats.judge_all(verdicts),
+        verdict=stats.judge_all(tuple(word.verdict for word in words)),
         evidence="; ".join(said),
         margin=statement.margin if parts else None,
         test=stats.TEST if parts else None,
