@@ -1,0 +1,22 @@
+"""One look for all figures: tidy frames in, a matplotlib Figure out, alt text with each."""
+
+from compactnets.plots.charts import bars, histograms, lines, pareto, pareto_front, points
+from compactnets.plots.images import image_grid
+from compactnets.plots.look import INK, PALETTE, PAPER, canvas, picture, show, theme
+
+__all__ = [
+    "INK",
+    "PALETTE",
+    "PAPER",
+    "bars",
+    "canvas",
+    "histograms",
+    "image_grid",
+    "lines",
+    "pareto",
+    "pareto_front",
+    "picture",
+    "points",
+    "show",
+    "theme",
+]
