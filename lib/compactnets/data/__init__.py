@@ -7,22 +7,37 @@ augment = data.augment.Compose(data.augment.RandomCrop(4), data.augment.RandomFl
 for inputs, labels in train.batches(128, generator=seeds.generator(0), augment=augment): ...
 """
 
-from compactnets.data import augment
+from compactnets.data import augment, drawn, resize, shapes32, super_resolution
+from compactnets.data.fetching import FetchError, NotEnoughSpace, fetch
 from compactnets.data.images import ImageSet, tuning_split
 from compactnets.data.loading import load
-from compactnets.data.reads import clear_test_reads, log_test_read, test_reads
+from compactnets.data.reads import TestRead, clear_test_reads, log_test_read, test_reads
 from compactnets.data.registry import DataMissing, DataSet, datasets, find
+from compactnets.data.super_resolution import PatchSet
+from compactnets.data.verification import ChecksumError, Verification, verify
 
 __all__ = [
+    "ChecksumError",
     "DataMissing",
     "DataSet",
+    "FetchError",
     "ImageSet",
+    "NotEnoughSpace",
+    "PatchSet",
+    "TestRead",
+    "Verification",
     "augment",
     "clear_test_reads",
     "datasets",
+    "drawn",
+    "fetch",
     "find",
     "load",
     "log_test_read",
+    "resize",
+    "shapes32",
+    "super_resolution",
     "test_reads",
     "tuning_split",
+    "verify",
 ]

@@ -75,14 +75,14 @@ def random_flip(images: Tensor, generator: torch.Generator, p: float = 0.5) -> T
     """Every image mirrored left-right with probability p, independently."""
     if not 0 <= p <= 1:
         raise ValueError(f"p must lie in [0, 1], got {p}")
-    n = len(images)
+    n, channels, height, width = images.shape
     drawn = torch.rand(n, generator=generator, device=generator.device)
     flipped = (drawn < p).to(images.device, non_blocking=True)
     images = images.contiguous(memory_format=torch.channels_last)
     both = torch.cat((images, images.flip(3)))  # copying whole images beats torch.where threefold
-    rows = both.permute(0, 2, 3, 1).reshape(2 * n, -1)
+    rows = both.permute(0, 2, 3, 1).reshape(2 * n, height * width * channels)
     chosen = rows.index_select(0, torch.arange(n, device=images.device) + n * flipped)
-    return chosen.view(images.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    return chosen.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def cutout(images: Tensor, size: int, generator: torch.Generator) -> Tensor:

@@ -95,9 +95,7 @@ class ImageSet:
         """
         if n == len(self):
             return self
-        self._check_size(n)
-        order = _stratified_order(self.labels, stream(seed, "take"))
-        return self._pick(order[:n].sort().values)
+        return self._pick(chosen_indices(self.labels, n, seed, f"{self.name}/{self.split}"))
 
     def normalized(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(x / 255 - mean) / std, channels-last; computed in fp32, then rounded to dtype."""
@@ -151,12 +149,6 @@ class ImageSet:
                 self.labels[start : start + batch],
             )
 
-    def _check_size(self, n: int) -> None:
-        if not 0 <= n <= len(self):
-            raise ValueError(
-                f"cannot take {n} images: {self.name}/{self.split} has {len(self)} images"
-            )
-
     def _gather(self, chosen: Tensor) -> Tensor:
         channels, height, width = self.images.shape[1:]
         rows = _rows(self.images).index_select(0, chosen)
@@ -195,6 +187,16 @@ def tuning_split(train: ImageSet, n: int, seed: int = 0) -> tuple[ImageSet, Imag
     order = _stratified_order(train.labels, stream(seed, "tune"))
     tune, rest = order[:n].sort().values, order[n:].sort().values
     return train._pick(rest), train._pick(tune, "tune")
+
+
+def chosen_indices(labels: Tensor, n: int, seed: int, owner: str) -> Tensor:
+    """The indices, ascending, that take(n, seed) picks of the images with these labels.
+
+    For loaders that decode only what was asked for. ValueError names the owner and its size.
+    """
+    if not 0 <= n <= len(labels):
+        raise ValueError(f"cannot take {n} images: {owner} has {len(labels)} images")
+    return _stratified_order(labels, stream(seed, "take"))[:n].sort().values
 
 
 def _check_batch(batch: int) -> None:

@@ -79,7 +79,7 @@ class DataSet(_Strict):
         """What a user does who lacks the set, or whose copy is damaged."""
         if self.archive:
             return f"run: compactnets data fetch {self.name}"
-        folder = paths.data_dirs()[-1] / self.path
+        folder = paths.data_dirs()[0] / self.path
         return f"no public address is known: place it by hand in {folder} ({self.origin})"
 
 

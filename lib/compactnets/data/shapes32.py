@@ -138,12 +138,12 @@ def _patch(x: Tensor, y: Tensor, draw: _Draw, length: Tensor, width: Tensor) -> 
 
 def _shape(x: Tensor, y: Tensor, labels: Tensor, draw: _Draw) -> Tensor:
     """Cover (n, 32, 32) of the image's shape: turned, stretched, wobbling, somewhere inside."""
-    radius = draw.uniform(0.32, 0.8)
-    room = 1.05 - 0.8 * radius
+    radius = draw.uniform(0.6, 0.95)
+    room = 0.6 * (1 - 0.8 * radius)
     u = (x - draw.uniform(-1, 1) * room) / radius
     v = (y - draw.uniform(-1, 1) * room) / radius
-    u, v = _turned(u, v, draw.uniform(0, math.tau))
-    u, v = _turned(u / draw.uniform(0.72, 1.0), v, draw.uniform(0, math.tau))
+    u, v = u / draw.uniform(0.75, 1.0), v / draw.uniform(0.75, 1.0)
+    u, v = _turned(u, v, draw.uniform(-0.45, 0.45))
     swing = draw.uniform(0.0, 0.13)
     u, v = (
         u + swing * (2.5 * v + draw.uniform(0, math.tau)).sin(),
@@ -163,26 +163,29 @@ def _render(labels: Tensor, generator: torch.Generator) -> Tensor:
     y, x = place[:, None].expand(1, -1, SIDE), place[None, :].expand(1, SIDE, -1)
 
     ground = draw.color(0.15, 0.85)
-    canvas = ground + draw.color(-0.28, 0.28) * _texture(x, y, draw)[:, None]
-    for _ in range(3):
-        cover = _patch(x, y, draw, draw.uniform(0.12, 0.55), draw.uniform(0.06, 0.3))
-        color = ground + draw.color(-0.45, 0.45)
-        canvas = _paint(canvas, cover * draw.maybe(0.75), color)
+    canvas = ground + draw.color(-0.12, 0.12) * _texture(x, y, draw)[:, None]
+    for _ in range(2):
+        cover = _patch(x, y, draw, draw.uniform(0.1, 0.4), draw.uniform(0.06, 0.25))
+        color = ground + draw.color(-0.35, 0.35)
+        canvas = _paint(canvas, cover * draw.maybe(0.6), color)
 
-    direction = F.normalize(draw.normal(3, 1, 1), dim=1)
-    own = ground + direction * draw.uniform(0.3, 0.85, 1, 1, 1)
-    own = own + draw.color(-0.22, 0.22) * _texture(x, y, draw)[:, None]
+    # Mostly lighter or darker than the ground, partly of another hue.
+    direction = F.normalize(draw.normal(1, 1, 1) + 0.5 * draw.normal(3, 1, 1), dim=1)
+    own = ground + direction * draw.uniform(0.5, 1.2, 1, 1, 1)
+    own = own + draw.color(-0.12, 0.12) * _texture(x, y, draw)[:, None]
     canvas = _paint(canvas, _shape(x, y, labels, draw), own)
 
     for _ in range(2):
         bar = _patch(x, y, draw, draw.uniform(0.3, 1.2), draw.uniform(0.03, 0.09))
-        canvas = _paint(canvas, bar * draw.maybe(0.6), draw.color())
+        canvas = _paint(canvas, bar * draw.maybe(0.45), draw.color())
 
+    gray = canvas.mean(1, keepdim=True)
+    canvas = gray + draw.uniform(0.1, 0.9, 1, 1, 1) * (canvas - gray)
     slope = _turned(x, y, draw.uniform(0, math.tau))[0]
     canvas = canvas * (1 + draw.uniform(0, 0.3) * slope)[:, None]
     soft = F.avg_pool2d(F.pad(canvas, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     canvas = canvas + draw.uniform(0, 0.8, 1, 1, 1) * (soft - canvas)
-    noise = draw.normal(3, SIDE, SIDE) * draw.uniform(0.01, 0.07, 1, 1, 1)
+    noise = draw.normal(3, SIDE, SIDE) * draw.uniform(0.005, 0.07, 1, 1, 1)
     return ((canvas + noise) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
