@@ -321,3 +321,12 @@ def test_unknown_layers_and_wrong_models_are_named():
         costs["fc"]
     with pytest.raises(TypeError, match=r"nn\.Module, got function"):
         cost.count(lambda x: x, torch.zeros(1))  # type: ignore[arg-type]
+
+
+def test_compiled_models_and_parts_are_counted_as_what_is_inside():
+    model = models.resnet_cifar(8, width=2)
+    images = torch.zeros(1, 3, 32, 32)
+    plain = cost.count(model, images)
+    assert cost.count(torch.compile(model), images) == plain
+    model.stage1 = torch.compile(model.stage1)
+    assert cost.count(model, images).macs == plain.macs

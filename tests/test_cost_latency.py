@@ -1,6 +1,7 @@
 """latency(): order of calls, equality before the clock, arithmetic of the table. Nothing here
 asserts how long anything takes."""
 
+import contextlib
 import gc
 
 import numpy as np
@@ -117,3 +118,30 @@ def test_bad_arguments_are_named(options, error, message):
     arguments = {"contestants": {"a": lambda: None}, "baseline": "a"} | options
     with pytest.raises(error, match=message):
         cost.latency(**arguments)
+
+
+def test_on_a_gpu_the_time_is_between_two_events_around_the_calls(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("record")
+
+        def synchronize(self):
+            log.append("wait")
+
+        def elapsed_time(self, end):
+            return 6.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("idle"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    contestants = {"a": lambda: log.append("a")}
+    table = cost.latency(contestants, "a", rounds=1, warmup=0, calls=2, device="cuda")
+    assert log == ["a", "idle", "record", "a", "a", "record", "wait"]
+    assert table.minimum("a") == 3.0
+    assert table.device == "a GPU"

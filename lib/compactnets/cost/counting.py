@@ -19,6 +19,7 @@ A module may say more about itself:
     cost_bytes() -> int            bytes it stores, indices included (sparse formats)
 """
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class _Watch(TorchDispatchMode):
         self.tallies = tallies
         self.running = [root]
         self.told: list[nn.Module] = []  # modules inside which operations are not counted
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # True would import the compiler (seconds); count() makes it stand aside
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -119,6 +124,8 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(torch.no_grad())
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if "torch._dynamo" in sys.modules:  # or else nothing in the model can be compiled
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             if any(isinstance(module, nn.RNNBase) for module in model.modules()):
                 for backend in (torch.backends.mkldnn, torch.backends.cudnn):
                     before = backend.set_flags(_enabled=False)
@@ -203,7 +210,7 @@ def count(model: nn.Module, example: Any, *, first_sample: bool = True) -> Costs
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
-    model = getattr(model, "_orig_mod", model)  # a compiled model hides its operations
+    model = getattr(model, "_orig_mod", model)  # the layer names without torch.compile's prefix
     if first_sample:
         example = tree_map(_first_sample, example)
     modules = {module: name for name, module in model.named_modules()}
