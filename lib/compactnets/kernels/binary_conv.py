@@ -144,7 +144,7 @@ def binary_conv2d_reference(
         conv = F.conv2d(signs, weight, None, tuple(stride), tuple(padding), tuple(dilation), groups)
     y = conv.round() * scale[:, None, None]  # rounded: an FFT or Winograd algorithm is not exact
     y = y if bias is None else y + bias[:, None, None]
-    return y.contiguous(memory_format=_memory_format(x))
+    return torch.empty_like(y, memory_format=_memory_format(x)).copy_(y)
 
 
 _SCHEMA = (
@@ -211,7 +211,9 @@ def _register(module: ModuleType) -> None:
             *geometry,
             torch.get_num_threads(),
         )
-        return y if channels_last else y.contiguous()
+        if channels_last:
+            return y
+        return torch.empty_like(y, memory_format=torch.contiguous_format).copy_(y)
 
 
 def _dlpack(x: Tensor):

@@ -181,6 +181,8 @@ class BinaryLinear(nn.Module):
         if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"x must be (..., {self.in_features}), got shape {tuple(x.shape)}")
         x = x.float() if x.is_floating_point() else x
+        if x.numel() == 0:
+            return x.new_empty(*x.shape[:-1], self.out_features)
         rows = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # a view, channels last
         y = binary_conv2d(
             rows, self.packed, self.scale, self.bias, self.input_shift, kernel_size=(1, 1)
