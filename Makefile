@@ -46,9 +46,12 @@ lab: .venv/.package  ## JupyterLab; a double click on a notebook's .md opens it 
 data: .venv/.package  ## download a data set: SET=cifar10
 	$(BIN)/compactnets data fetch $(SET)
 
-lock: $(UV)  ## new versions for requirements.lock, within pyproject.toml
-	$(UV) pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
-		--no-header --no-annotate --quiet --output-file requirements.lock
+lock: | $(UV)  ## new versions for requirements.lock, within pyproject.toml
+	$(UV) pip compile pyproject.toml --extra book --extra test --extra build --universal \
+		--python-version 3.11 --upgrade --no-header --no-annotate --quiet \
+		--output-file requirements.lock
+	sed -i.old -E "/(== 'win32'|== 'nt'|== 'emscripten')$$/d" requirements.lock
+	rm requirements.lock.old
 
 clean:  ## remove everything that can be made again, but for .venv and the caches in your home
 	rm -rf _build

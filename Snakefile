@@ -50,7 +50,8 @@ rule notebook:
     log:
         "logs/{slug}.{profile}.{key}.log",
     message:
-        "{wildcards.slug} at {wildcards.profile}; follow it in {log}"
+        "{wildcards.slug} at {wildcards.profile}: {threads} threads, {resources.mem_mb} MB,"
+        " {resources.runtime} min, {resources.gpu} GPU; follow it in {log}"
     threads: need("threads")
     resources:
         mem_mb=need("mem_mb"),

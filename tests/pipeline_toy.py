@@ -51,3 +51,66 @@ class ToyBook:
 
 def _code(source: str, options: str = "") -> str:
     return f"```{{code-cell}} ipython3\n{options}{source}\n```\n\n"
+
+
+CARD = """slug: {slug}
+title: The page {slug}
+short: {slug}
+year: 2026
+chapter: toys
+tier: 1
+summary: A page for tests.
+"""
+CONFIG = """title: Toys
+only_build_toc_files: true
+execute: {execute_notebooks: "off"}
+"""
+RECORD = {
+    "schema_version": 1,
+    "run_id": "toy",
+    "started": "2026-01-01T00:00:00+00:00",
+    "wall_seconds": 1.0,
+    "training_seconds": 0.0,
+    "seeds": [0],
+    "parameters": {},
+    "data": [],
+    "test_reads": [],
+    "observations": [],
+    "answers": [],
+    "provenance": {
+        "revision": None,
+        "clean": None,
+        "python": "3",
+        "packages": {},
+        "platform": "toy",
+        "cpu": "toy",
+        "gpu": None,
+        "threads": 1,
+        "precision": "fp32",
+        "kernels": "reference",
+    },
+}
+
+
+def write_record(slug: str) -> str:
+    """A cell that writes the record of a page without observations."""
+    return (
+        "import json, os, pathlib\n"
+        f"record = {RECORD!r} | {{'slug': {slug!r}, 'profile': profile}}\n"
+        "pathlib.Path(os.environ['COMPACTNETS_RECORD']).write_text(json.dumps(record))"
+    )
+
+
+def add_book(toy: ToyBook) -> None:
+    """Cards, prose and settings, so that a site can be made of the toy's pages."""
+    for slug in ("left", "right"):
+        (toy.root / "data" / "papers" / f"{slug}.yml").write_text(CARD.format(slug=slug))
+    (toy.root / "_config.yml").write_text(CONFIG)
+    book = toy.root / "book"
+    (book / "chapters").mkdir()
+    (book / "chapters" / "toys.md").write_text("# Toys\n")
+    for name in ("index", "how-to-read", "protocol", "scoreboard", "kernels", "errata"):
+        (book / f"{name}.md").write_text(f"# About {name}\n")
+    (book / "chapters.yml").write_text(
+        "- {name: toys, title: Toys, short: Toys, papers: [left, right]}\n"
+    )

@@ -30,11 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
         ("build", "run what is due, build the site"),
         ("run", "run what is due"),
         ("why", "say why notebooks are due"),
+        ("verify", "check that all pages finished, on real data where there is any"),
     ):
         command = commands.add_parser(name, help=text)
-        command.add_argument("slugs", nargs="*", help="notebooks; none: all")
         command.add_argument("--profile", choices=PROFILES, default=current())
-        if name != "why":
+        if name != "verify":
+            command.add_argument("slugs", nargs="*", help="notebooks; none: all")
+        if name in ("build", "run"):
             command.add_argument("--force", action="store_true", help="run also what is done")
             command.add_argument("--executor", default="local", help="folder of workflow/profiles")
             command.add_argument("--cores", type=int)
@@ -70,6 +72,14 @@ def _why(slugs: list[str], profile: str) -> int:
     return 0
 
 
+def _verify(profile: str) -> int:
+    from compactnets.book.verify import problems  # needs the data sets, and so torch
+
+    found = problems(profile)
+    print("\n".join(found) or "every page finished, on real data where there is any")
+    return int(bool(found))
+
+
 def _execute(slug: str, profile: str, key: str | None, threads: int | None) -> int:
     from compactnets.book.execute import RunFailed, execute  # papermill is not needed elsewhere
 
@@ -95,6 +105,7 @@ _COMMANDS = {
     "build": pipeline.build,
     "run": _run,
     "why": _why,
+    "verify": _verify,
     "execute": _execute,
     "smoke": _smoke,
 }
