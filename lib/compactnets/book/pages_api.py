@@ -124,7 +124,7 @@ def package_page(
         if not module.public:
             continue
         if module.name != package:
-            lines += [f"## `{module.name}`", "", module.summary, ""]
+            lines += [f"## `{module.name.removeprefix(ROOT + '.')}`", "", module.summary, ""]
         names = "\n".join(f"   {name}" for _, name in module.public)
         summary = (
             f".. currentmodule:: {module.name}\n\n.. autosummary::\n   :nosignatures:\n\n{names}\n"

@@ -128,7 +128,8 @@ def _select(name: str, caption: str, options: Sequence[tuple[str, str]]) -> str:
 
 
 def board(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
-    """The table with its filters as HTML; board.js makes it sort and filter."""
+    """The table with its filters as HTML, written papers first; board.js sorts and filters it."""
+    first = sorted(papers, key=lambda paper: paper.card.status != "written")
     search = tag(
         "label",
         'Search <input type="search" data-filter="text" placeholder="name, title, data …">',
@@ -149,7 +150,7 @@ def board(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
     table = tag(
         "table",
         tag("thead", tag("tr", heads)),
-        tag("tbody", *(_row(paper) + "\n" for paper in papers)),
+        tag("tbody", *(_row(paper) + "\n" for paper in first)),
         class_="cn-board",
     )
     return tag("div", *filters, class_="cn-filters") + tag(

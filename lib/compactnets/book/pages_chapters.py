@@ -43,9 +43,9 @@ def standing(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
     )
     if not run:
         return f"{first} No run is recorded yet, so no claim has a verdict.\n"
-    verdicts = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+    verdicts = ", ".join(f"{v}: {n}" for v, n in counts.items() if n)
     total = plural(sum(counts.values()), "claim")
-    return f"{first} The runs behind this build judged {total}: {verdicts}.\n"
+    return f"{first} The runs behind this build judged {total} ({verdicts}).\n"
 
 
 def chapter_list(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
@@ -72,7 +72,7 @@ def chapter_map(papers: Sequence[Paper], chapter: Chapter) -> str:
 def _entry(paper: Paper) -> list[str]:
     card = paper.card
     name = f"[{card.short}](../{paper.page})" if paper.page else card.short
-    counts = ", ".join(f"{n} {v}" for v, n in paper.counts().items() if n)
+    counts = ", ".join(f"{v}: {n}" for v, n in paper.counts().items() if n)
     state = f"**{card.status}**" if card.status == "written" else card.status
     facts = [str(card.year), card.venue or "", TIERS[card.tier], state, counts]
     lines = [f"### {name}", "", f"*{card.title}*", "", f"{_facts(facts)}{_links(card)}", ""]

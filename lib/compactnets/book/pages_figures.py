@@ -44,43 +44,34 @@ def drawing(width: float, height: float, title: str, *content: str) -> str:
     )
 
 
-def state(paper: Paper) -> str:
-    """Class of a paper's mark: planned, written, or the worst verdict of its shown run."""
-    if paper.shown is None:
-        return paper.card.status
-    counts = paper.counts()
-    for verdict in ("fails", "undecided", "holds"):
-        if counts[verdict]:
-            return verdict
-    return "written"
-
-
 def spoken(paper: Paper) -> str:
     """What a paper's mark says when pointed at."""
-    counts = ", ".join(f"{n} {verdict}" for verdict, n in paper.counts().items() if n)
-    return f"{paper.card.short}: {counts or paper.card.status}"
+    counts = ", ".join(f"{verdict}: {n}" for verdict, n in paper.counts().items() if n)
+    return f"{paper.card.short} ({counts or paper.card.status})"
 
 
 def _mark(paper: Paper, x: float, y: float) -> str:
-    square = tag(
-        "rect",
-        tag("title", escape(spoken(paper))),
-        x=x,
-        y=y,
-        width=CELL - 5,
-        height=CELL - 5,
-        rx=3,
-        class_=f"cn-mark cn-{state(paper).replace(' ', '-')}",
-    )
-    return tag("a", square, href=f"{paper.page}.html") if paper.page else square
+    """A square filled, from the bottom up, in the proportions of the paper's verdicts."""
+    side, counts, parts = CELL - 5, paper.counts(), []
+    level = y + side
+    for verdict, count in counts.items():
+        height = side * count / max(1, sum(counts.values()))
+        level -= height
+        kind = f"cn-mark cn-{verdict.replace(' ', '-')}"
+        if count:
+            parts.append(tag("rect", x=x, y=level, width=side, height=height, class_=kind))
+    frame = f"cn-mark cn-frame cn-{'run' if parts else paper.card.status}"
+    parts.append(tag("rect", x=x, y=y, width=side, height=side, rx=2, class_=frame))
+    mark = tag("g", tag("title", escape(spoken(paper))), *parts)
+    return tag("a", mark, href=f"{paper.page}.html") if paper.page else mark
 
 
 def programme(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
     """One row per chapter, one square per paper, colored by what is known of it today."""
-    left, rows = 212, []
+    left, rows = 204, []
     for row, chapter in enumerate(chapters):
         y = 4 + row * CELL
-        name = label(left - 12, y + 13, chapter.short, text_anchor="end", class_="cn-text")
+        name = label(left - 8, y + 13, chapter.short, text_anchor="end", class_="cn-text")
         rows.append(tag("a", name, href=f"chapters/{chapter.name}.html"))
         members = [p for p in papers if p.chapter == chapter]
         rows += [_mark(paper, left + column * CELL, y) for column, paper in enumerate(members)]
@@ -115,7 +106,7 @@ def intervals(papers: Sequence[Paper]) -> str | None:
                     lines.append((name, part.verdict, where))
     if not lines:
         return None
-    left, right, step = 300, 620, 22
+    left, right, step = 10, 430, 38
     reach = min(12.0, max(abs(v) for *_, where in lines for v in where) * 1.05)
 
     def at(value: float) -> float:
@@ -123,19 +114,16 @@ def intervals(papers: Sequence[Paper]) -> str | None:
         return left + share * (right - left)
 
     bottom = 8 + step * len(lines)
-    zero = tag("line", x1=at(0), x2=at(0), y1=2, y2=bottom, class_="cn-axis")
-    marks = [zero]
+    marks = [tag("line", x1=at(0), x2=at(0), y1=2, y2=bottom, class_="cn-axis")]
     for row, (name, verdict, (mean, low, high)) in enumerate(lines):
-        y, kind = 14 + row * step, verdict.replace(" ", "-")
-        short = name if len(name) < 46 else name[:44] + "…"
-        marks.append(label(left - 10, y + 4, short, text_anchor="end", class_="cn-text"))
+        y, kind = 28 + row * step, verdict.replace(" ", "-")
+        short = name if len(name) < 58 else name[:56] + "…"
+        marks.append(label(left, y - 12, f"{short}: {verdict}", class_="cn-text"))
         marks.append(tag("line", x1=at(low), x2=at(high), y1=y, y2=y, class_=f"cn-bar cn-{kind}"))
         marks.append(tag("circle", cx=at(mean), cy=y, r=4.5, class_=f"cn-dot cn-{kind}"))
-    note = "against the claim ← margin → for the claim, in half-widths of the 95 % interval"
-    marks.append(
-        label((left + right) / 2, bottom + 16, note, text_anchor="middle", class_="cn-note")
-    )
-    return drawing(right + 20, bottom + 24, "Comparisons with their intervals", *marks)
+    for x, note, anchor in ((left, "← against the claim", "start"), (right, "for it →", "end")):
+        marks.append(label(x, bottom + 16, note, text_anchor=anchor, class_="cn-note"))
+    return drawing(right + 10, bottom + 24, "Comparisons with their intervals", *marks)
 
 
 def _grid(values: list[list[int]], x: float, y: float, caption: str, ones: str) -> list[str]:

@@ -39,11 +39,17 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
     lines[:] = plain_docstring(lines)
 
 
+def _is_wanted(file: Any) -> bool:
+    """False for a script or style sheet of another host, and for live execution (thebe)."""
+    name = str(getattr(file, "filename", file) or "")
+    body = str(getattr(file, "attributes", {}).get("body") or "")
+    return not REMOTE.match(name) and "thebe" not in name.lower() and "THEBE" not in body
+
+
 def _local_only(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
-    """Drops scripts and style sheets of other hosts from a page before it is written."""
+    """Drops what a page would load from elsewhere before it is written."""
     for kind in ("script_files", "css_files"):
-        files = context.get(kind) or []
-        context[kind] = [f for f in files if not REMOTE.match(str(getattr(f, "filename", f) or ""))]
+        context[kind] = [file for file in context.get(kind) or [] if _is_wanted(file)]
 
 
 def setup(app: Any) -> dict[str, bool]:
