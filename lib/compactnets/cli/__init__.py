@@ -1,0 +1,5 @@
+"""compactnets: the book from a terminal."""
+
+from compactnets.cli.app import app
+
+__all__ = ["app"]

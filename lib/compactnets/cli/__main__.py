@@ -1,0 +1,3 @@
+from compactnets.cli import app
+
+app()
