@@ -1,0 +1,85 @@
+"""What a benchmark reports, and the file that collects it."""
+
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from compactnets import paths
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure: threads of torch and the kernels, interleaved rounds."""
+
+    threads: int = 1
+    rounds: int = 40
+
+
+def cpu_model() -> str:
+    """The processor's name as it gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: a kernel beside one peer, both in one process, in microseconds.
+
+    ratio is peer_us / ours_us, minima of the rounds; above 1 the kernel is faster. The medians and
+    the 5th and 95th percentile of the rounds' ratios say how far to trust it. max_error is the
+    largest absolute difference of the two outputs, compared before the clock started.
+    """
+
+    kernel: str
+    shape: str
+    threads: int
+    isa: str
+    ours_us: float
+    peer: str
+    peer_us: float
+    ratio: float
+    max_error: float
+    ours_median_us: float
+    peer_median_us: float
+    ratio_p5: float
+    ratio_p95: float
+    cpu: str = field(default_factory=cpu_model)
+    torch: str = torch.__version__
+
+    def key(self) -> tuple:
+        return (self.kernel, self.shape, self.threads, self.isa, self.peer)
+
+
+def store(entries: Iterable[Entry]) -> Path:
+    """Puts the entries into _build/bench.json in place of older ones of the same rows."""
+    path = paths.build_dir() / "bench.json"
+    kept = json.loads(path.read_text()) if path.exists() else []
+    fresh = {entry.key(): asdict(entry) for entry in entries}
+    names = ("kernel", "shape", "threads", "isa", "peer")
+    kept = [row for row in kept if tuple(row.get(name) for name in names) not in fresh]
+    with paths.write_atomically(path) as temporary:
+        temporary.write_text(json.dumps([*kept, *fresh.values()], indent=1) + "\n")
+    return path
+
+
+def table(entries: Iterable[Entry]) -> str:
+    """The entries as text, one line each, grouped as they came."""
+    lines = [
+        f"{'kernel':<16} {'shape':<22} {'thr':>3} {'isa':<9} {'ours us':>9} "
+        f"{'peer':<16} {'peer us':>9} {'ratio':>7} {'5%..95%':>13} {'max error':>10}"
+    ]
+    for e in entries:
+        spread = f"{e.ratio_p5:.1f}..{e.ratio_p95:.1f}"
+        lines.append(
+            f"{e.kernel:<16} {e.shape:<22} {e.threads:>3} {e.isa:<9} {e.ours_us:>9.1f} "
+            f"{e.peer:<16} {e.peer_us:>9.1f} {e.ratio:>6.2f}x {spread:>13} {e.max_error:>10.1e}"
+        )
+    return "\n".join(lines)
