@@ -1,6 +1,7 @@
 """The registry, the search path, checksums, and loading from disk."""
 
 import pickle
+import textwrap
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ def test_the_example_of_the_package_runs(tmp_path, monkeypatch):
     toy_home(tmp_path, monkeypatch, [toy_entry("cifar10")])
     lines = (data.__doc__ or "").split("\n\n")[1].replace("5000", "50").replace("1000", "10")
     scope: dict = {}
-    exec("\n".join(line[4:] for line in lines.splitlines()), scope)
+    exec(textwrap.dedent(lines), scope)
     assert scope["inputs"].shape == (40, 3, 32, 32)
 
 

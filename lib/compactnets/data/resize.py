@@ -3,7 +3,8 @@
 Reduction follows MATLAB's imresize: Keys' cubic kernel (IEEE TASSP 29(6), 1981) with a = -1/2,
 stretched by the factor so that it also low-passes ("antialiasing"), weights normalized to sum 1,
 image mirrored at the border. PIL and torch (antialias=True) use the same kernel but cut it off at
-the border instead of mirroring, so they agree away from the border only.
+the border instead of mirroring, so they agree away from the border only; on 8-bit images PIL also
+takes the columns first, which moves some pixels by one grey level or two.
 """
 
 import math
