@@ -137,7 +137,9 @@ def package_page(
 def index_page(known: Mapping[str, Module]) -> tuple[str, list[str]]:
     """Front page of the reference and the packages it lists, floor by floor."""
     lines, listed = [], []
-    for floor, names in FLOORS.items():
+    named = {name for names in FLOORS.values() for name in names}
+    others = sorted({m.split(".")[1] for m in known if "." in m} - named)
+    for floor, names in [*FLOORS.items(), ("Further", tuple(others))]:
         rows = []
         for name in names:
             module = known.get(f"{ROOT}.{name}")

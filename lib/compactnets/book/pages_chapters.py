@@ -1,5 +1,6 @@
 """Lists drawn from cards and records: what is written, chapter maps, errata."""
 
+import re
 from collections.abc import Sequence
 
 from compactnets.book.pages_board import headline_text
@@ -22,6 +23,11 @@ def raw(html: str) -> str:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """1 page, 2 pages."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def plain(text: str) -> str:
+    """A card's plain text as Markdown that shows it unchanged."""
+    return re.sub(r"([\\`*_$<>\[\]|{}~])", r"\\\1", text)
 
 
 def intervals(svg: str | None) -> str:
@@ -75,10 +81,10 @@ def _entry(paper: Paper) -> list[str]:
     counts = ", ".join(f"{v}: {n}" for v, n in paper.counts().items() if n)
     state = f"**{card.status}**" if card.status == "written" else card.status
     facts = [str(card.year), card.venue or "", TIERS[card.tier], state, counts]
-    lines = [f"### {name}", "", f"*{card.title}*", "", f"{_facts(facts)}{_links(card)}", ""]
-    lines += [card.summary, ""]
+    lines = [f"### {name}", "", f"*{plain(card.title)}*", "", f"{_facts(facts)}{_links(card)}", ""]
+    lines += [plain(card.summary), ""]
     if card.headline:
-        lines += [f"Promises: {headline_text(card.headline[0])}.", ""]
+        lines += [f"Promises: {plain(headline_text(card.headline[0]))}.", ""]
     return lines
 
 
@@ -103,11 +109,11 @@ def errata(papers: Sequence[Paper]) -> str:
         if not card.errata:
             continue
         name = f"[{card.short}]({paper.page})" if paper.page else card.short
-        lines += [f"## {name}", "", f"*{card.title}*{_links(card)}", ""]
+        lines += [f"## {name}", "", f"*{plain(card.title)}*{_links(card)}", ""]
         for number, entry in enumerate(card.errata, start=1):
             touches = f"; touches claim **{entry.claim}**" if entry.claim else ""
-            lines.append(f"{number}. {entry.what}")
-            lines.append(f"   : *Effect.* {entry.effect}")
+            lines.append(f"{number}. {plain(entry.what)}")
+            lines.append(f"   : *Effect.* {plain(entry.effect)}")
             lines.append(f"   : *Where.* `{entry.where}`{touches}.")
             lines.append("")
     return "\n".join(lines) + "\n" if lines else "No card lists an erratum yet.\n"

@@ -68,7 +68,7 @@ def _mark(paper: Paper, x: float, y: float) -> str:
 
 def programme(papers: Sequence[Paper], chapters: Sequence[Chapter]) -> str:
     """One row per chapter, one square per paper, colored by what is known of it today."""
-    left, rows = 204, []
+    left, rows = 214, []
     for row, chapter in enumerate(chapters):
         y = 4 + row * CELL
         name = label(left - 8, y + 13, chapter.short, text_anchor="end", class_="cn-text")
