@@ -1,0 +1,91 @@
+"""The trained binary network on packed bits: kernels in place of layers, normalisation folded."""
+
+import copy
+
+import torch
+from torch import Tensor, fx, nn
+
+from compactnets import kernels
+from compactnets.binary.convert import binary_layers, replace
+from compactnets.binary.layers import BinaryConv2d
+
+
+def deploy(model: nn.Module) -> nn.Module:
+    """A copy in which every 1-bit convolution runs on the packed kernel (kernels.BinaryConv2d).
+
+    The shift before sign, the scale alpha and a batch normalisation that alone reads the result
+    become part of the kernel call. Outputs equal the trained network's up to the rounding of
+    float32; an activation within that rounding of 0 may take the other sign.
+    ValueError if the model is in training mode (its normalisation would still move) or has no
+    1-bit layer.
+    """
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() before deploying it")
+    model = copy.deepcopy(model)
+    layers = dict(binary_layers(model))
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no 1-bit layer: prepare and train it first")
+    norms = following_norms(model)
+    for name, layer in layers.items():
+        norm = norms.get(name)
+        replace(model, name, pack(layer, model.get_submodule(norm) if norm else None))
+        if norm:
+            replace(model, norm, nn.Identity())
+    return model
+
+
+@torch.no_grad()
+def pack(layer: BinaryConv2d, norm: nn.Module | None = None) -> kernels.BinaryConv2d:
+    """One trained layer, with the normalisation after it if given, as a packed kernel layer."""
+    scale: Tensor = layer.binarizer.scale(layer.weight)
+    bias = None
+    if norm is not None:
+        gain, bias = _affine(norm)
+        scale = scale * gain
+    return kernels.BinaryConv2d(
+        layer.weight,
+        scale,
+        bias=bias,
+        input_shift=layer.shift,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    )
+
+
+def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """(gain, offset) of a batch normalisation in eval mode: y = gain * x + offset."""
+    gain = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    if norm.affine:
+        gain = gain * norm.weight  # type: ignore[operator]
+    offset = -norm.running_mean * gain  # type: ignore[operator]
+    return gain, offset + norm.bias if norm.affine else offset
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, BinaryConv2d) or super().is_leaf_module(m, module_qualified_name)
+
+
+def following_norms(model: nn.Module) -> dict[str, str]:
+    """1-bit layer -> the batch normalisation that is the only reader of its output.
+
+    Empty for a network that torch.fx cannot trace; its normalisations then stay what they are.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError):
+        return {}
+    found = {}
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(
+            model.get_submodule(node.target), BinaryConv2d
+        ):
+            continue
+        readers = list(node.users)
+        if len(readers) == 1 and readers[0].op == "call_module":
+            target = readers[0].target
+            if isinstance(model.get_submodule(target), nn.BatchNorm2d):
+                found[node.target] = target
+    return found

@@ -1,0 +1,74 @@
+"""Many trainings, several at a time.
+
+A small network gains little from a second core: its layers are too short to share. Two networks on
+two cores gain almost all of it, and two on one GPU fill the gaps that one leaves. So a table of
+rows and seeds is trained by worker processes with one CPU thread each, which meet in the
+checkpoint cache; a notebook then takes its networks from there.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from compactnets.train.cache import CheckpointCache
+from compactnets.train.devices import make_fabric
+from compactnets.train.fit import Job, Run, fit_job, prepare
+
+RUNS_PER_GPU = 3
+
+
+class TrainingFailed(RuntimeError):
+    """A worker process ended with an error; the message holds its last lines."""
+
+
+def fit_many(
+    jobs: Sequence[Job], *, at_once: int | None = None, cache: CheckpointCache | None = None
+) -> list[Run]:
+    """Runs in the order of the jobs; trained at_once at a time, each network only once.
+
+    at_once: default one per CPU thread torch would use (each run then has one thread), or 3 on a
+    GPU. Everything goes through the cache, so a killed call resumes where it was. TrainingFailed
+    if a run failed; the others are finished first.
+    """
+    cache = cache or CheckpointCache()
+    fabrics = [make_fabric(job.recipe) for job in jobs]
+    keys = [prepare(job, fabric)[1] for job, fabric in zip(jobs, fabrics, strict=True)]
+    todo = {k: j for k, j in zip(keys, jobs, strict=True) if not cache.has(k)}
+    if at_once is None:
+        on_gpu = bool(fabrics) and fabrics[0].device.type == "cuda"
+        at_once = RUNS_PER_GPU if on_gpu else torch.get_num_threads()
+    if at_once < 1:
+        raise ValueError(f"at_once must be at least 1, got {at_once}")
+    if len(todo) > 1 and at_once > 1:
+        _train_in_workers(list(todo.values()), min(at_once, len(todo)), cache.folder)
+    bar = tqdm(jobs, desc="runs", unit="run", disable=not sys.stderr.isatty())
+    return [fit_job(job, cache=cache) for job in bar]
+
+
+def _train_in_workers(jobs: list[Job], workers: int, folder: Path) -> None:
+    """Splits the jobs over worker processes by a shared queue of files."""
+    with tempfile.TemporaryDirectory(prefix="compactnets-jobs-") as queue:
+        for index, job in enumerate(jobs):
+            (Path(queue) / f"{index:05d}.job").write_bytes(pickle.dumps(job))
+        command = [sys.executable, "-m", "compactnets.train.worker", queue, str(folder)]
+        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        started = [
+            subprocess.Popen(command, env=os.environ | threads, stderr=subprocess.PIPE, text=True)
+            for _ in range(workers)
+        ]
+        try:
+            errors = [process.communicate()[1] for process in started]
+        except BaseException:
+            for process in started:
+                process.kill()
+            raise
+    failed = [e for e, p in zip(errors, started, strict=True) if p.returncode]
+    if failed:
+        raise TrainingFailed("\n".join(failed[0].strip().splitlines()[-15:]))
