@@ -1,6 +1,7 @@
 """Layers for inference on the 1-bit kernels: packed when they are built, loadable, compilable."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class BinaryConv2d(nn.Module):
         self.padding = _pair("padding", padding)
         self.dilation = _pair("dilation", dilation)
         self.groups = groups
+        self._geometry = {"kernel_size": self.kernel_size, **self._unusual()}  # shorter calls
         if scale is None:
             scale = torch.ones(self.out_channels, device=weight.device)
         self.register_buffer("packed", packed)
@@ -100,11 +102,7 @@ class BinaryConv2d(nn.Module):
             self.scale,
             self.bias,
             self.input_shift,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-            groups=self.groups,
+            **self._geometry,
         )
 
     def sign_weight(self) -> Tensor:
@@ -123,12 +121,14 @@ class BinaryConv2d(nn.Module):
         images, _, height, width = output_shape
         return images * height * width * self.cost_weights()
 
+    def _unusual(self) -> dict[str, Any]:
+        """The geometry that differs from the operator's defaults."""
+        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        return {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
+
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)}"
+        text += "".join(f", {name}={value}" for name, value in self._unusual().items())
         present = [name for name in ("bias", "input_shift") if getattr(self, name) is not None]
         return text + "".join(f", {name}=True" for name in present)
 
