@@ -51,13 +51,41 @@ def test_mobilenet_v1_has_the_sizes_of_the_paper(multiplier, published):
     assert round(ours, -5) == published
 
 
-@pytest.mark.parametrize("multiplier", [0.35, 0.5, 0.75, 1.0, 1.4])
-def test_mobilenet_v2_differs_from_torchvisions_by_strides_only(multiplier):
-    with torch.device("meta"):
-        ours = models.mobilenet_v2_cifar(7, multiplier)
-        theirs = models.from_torchvision("mobilenet_v2", classes=7, width_mult=multiplier)
-    shapes = [[tuple(p.shape) for p in model.parameters()] for model in (ours, theirs)]
-    assert shapes[0] == shapes[1]
+def torchvision_mobilenet_v2(multiplier: float) -> nn.Module:
+    model = models.from_torchvision("mobilenet_v2", classes=7, width_mult=multiplier)
+    model.features[0][0].stride = model.features[2].conv[1][0].stride = (1, 1)
+    return model
+
+
+def timm_mobilenet_v1() -> nn.Module:
+    model = models.from_timm("mobilenetv1_100", classes=7, act_layer=nn.ReLU)
+    model.conv_stem.stride = (1, 1)
+    return model
+
+
+def torchvision_resnet18() -> nn.Module:
+    model = models.from_torchvision("resnet18", classes=7)
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "make_theirs"),
+    [
+        (lambda: models.mobilenet_v2_cifar(7, 0.5), lambda: torchvision_mobilenet_v2(0.5)),
+        (lambda: models.mobilenet_v2_cifar(7, 1.4), lambda: torchvision_mobilenet_v2(1.4)),
+        (lambda: models.mobilenet_v1_cifar(7), timm_mobilenet_v1),
+        (lambda: models.resnet18_cifar(classes=7), torchvision_resnet18),
+    ],
+)
+def test_networks_compute_what_their_imagenet_counterparts_compute(make, make_theirs):
+    with seeds.scoped(5):
+        ours, theirs = make().eval(), make_theirs().eval()
+        images = torch.randn(1, 3, 32, 32)
+    values = list(ours.state_dict().values())
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), values, strict=True)))
+    assert torch.allclose(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
