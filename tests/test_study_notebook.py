@@ -34,7 +34,7 @@ def test_a_notebook_shows_html_writes_its_record_and_stops_at_a_failed_exact_cla
     sources = [*CELLS[:2], again, *CELLS[2:], failing, "print('not reached')"]
     notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
     with pytest.raises(CellExecutionError, match="toy E1 does not hold"):
-        NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+        NotebookClient(notebook, timeout=300, startup_timeout=300, kernel_name="python3").execute()
 
     outputs = [out for cell in notebook.cells[:-2] for out in cell.outputs]
     assert {out.output_type for out in outputs} == {"display_data"}

@@ -11,6 +11,7 @@ from compactnets import stats
 from compactnets.study import Study, recording
 from compactnets.study.comparison import rounded, signed
 from compactnets.study.display import BADGE_COLORS, Grid, badge, text
+from compactnets.study.tables import decimals
 from study_toy import CARD, Images, answer_all, finished, make_home, observe_accuracies
 
 
@@ -49,7 +50,7 @@ def test_the_reported_table_has_every_number_and_its_source(toy, capsys):
     toy.reported("main")
     out = capsys.readouterr().out
     assert "Reported: Toys on ImageNet" in out
-    assert re.search(r"Base \[a\]\s+60\n", out)
+    assert re.search(r"Base \[a\]\s+60\.0\n", out)
     assert re.search(r"Toy \[b\]\s+61.5\n", out)
     assert re.search(r"Other \[a\]\s+–\n", out)
     assert "[a] table 1\n[b] abstract\n" in out
@@ -80,7 +81,7 @@ def test_paper_and_ours_stand_side_by_side_with_the_difference(toy, capsys):
     toy.table("main", execution={"Toy": "simulated"})
     rows = lines(capsys)
     # Base: 60, 61, 62: half-width 4.303 / sqrt(3) = 2.484
-    assert rows["Base"] == ["60", "61.0 ± 2.5", "+1.0", "3 (0, 1, 2)", "–"]
+    assert rows["Base"] == ["60.0", "61.0 ± 2.5", "+1.0", "3 (0, 1, 2)", "–"]
     assert rows["Toy"] == ["61.5", "63.1 ± 2.7", "+1.6", "3 (0, 1, 2)", "simulated"]
     assert rows["Other"] == ["–", "–", "–", "–", "–"]
 
@@ -89,7 +90,7 @@ def test_gains_over_a_baseline_are_paired(toy, capsys):
     observe_accuracies(toy)
     toy.table("main", "top1", baseline="Base")
     rows = lines(capsys)
-    assert rows["Base"] == ["60", "61.0 ± 2.5", "–", "–", "3 (0, 1, 2)"]
+    assert rows["Base"] == ["60.0", "61.0 ± 2.5", "–", "–", "3 (0, 1, 2)"]
     assert rows["Toy"] == ["61.5", "63.1 ± 2.7", "+1.5", "+2.10 ± 0.25", "3 (0, 1, 2)"]
 
 
@@ -286,3 +287,11 @@ def test_text_keeps_both_forms_when_joined():
 
 def test_the_toy_card_is_the_one_on_disk(toy):
     assert toy.card.claims.keys() == CARD["claims"].keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "places"),
+    [([66.9, 87.0, None], 1), ([163985408.0], 0), ([0.25, 1.5, "n/a"], 2), ([1e-5], 5), ([], 0)],
+)
+def test_a_column_has_the_decimals_of_its_most_precise_number(values, places):
+    assert decimals(values) == places

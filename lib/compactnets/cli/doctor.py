@@ -38,7 +38,8 @@ def doctor() -> None:
         typer.echo(f"{mark}  {one.what:<10} {one.words}")
     broken = sum(one.state == "red" for one in findings)
     notes = sum(one.state == "yellow" for one in findings)
-    typer.echo(f"{broken} broken, {notes} to note, {len(findings) - broken - notes} as they should be")
+    good = len(findings) - broken - notes
+    typer.echo(f"{broken} broken, {notes} to note, {good} as they should be")
     raise typer.Exit(1 if broken else 0)
 
 

@@ -8,7 +8,7 @@ from compactnets import stats
 from compactnets.stats import Interval
 from compactnets.study.display import Grid, Text, bold, text
 from compactnets.study.observations import Observations
-from compactnets.study.tables import Column, Line, known, number
+from compactnets.study.tables import Column, Line, decimals, known, number
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Comparer:
         ours = stats.mean_interval(list(values.values())) if values else None
         shown: list[object] = [bold(rounded(ours)) if ours else "–"]
         if column.reported:
-            shown.insert(0, number(self._reported(line, column)))
+            shown.insert(0, number(self._reported(line, column), self._places(column)))
         if self.baseline is not None:
             return [*shown, *self._gains(line, column, values)]
         if column.reported:
@@ -79,7 +79,7 @@ class Comparer:
             if theirs is None or start is None or line is base:
                 gains.append("–")
             else:
-                gains.append(signed(theirs - start))
+                gains.append(f"{theirs - start:+.{self._places(column)}f}")
         start_values = self._values(base, column)
         if line is base or not values or not start_values:
             return [*gains, "–"]
@@ -90,6 +90,9 @@ class Comparer:
         if line.reported is None or column.reported is None:
             return None
         return line.reported.values.get(column.reported)
+
+    def _places(self, column: Column) -> int:
+        return decimals(self._reported(line, column) for line in self.lines)
 
     def _number(self, line: Line, column: Column) -> float | None:
         value = self._reported(line, column)

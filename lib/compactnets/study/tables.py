@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 
 from compactnets.study.card import Row, Table
 from compactnets.study.display import Grid, text
@@ -26,11 +27,17 @@ def known(name: str, names: Iterable[str], what: str) -> str:
     return name
 
 
-def number(value: float | str | None) -> str:
-    """A reported number as the paper prints it; a dash for one that could not be had."""
+def decimals(values: Iterable[float | str | None]) -> int:
+    """Decimals that the numbers of a column are given with: 66.9 and 87.0 have one, 87 none."""
+    numbers = [value for value in values if isinstance(value, float) and not value.is_integer()]
+    return max((len(f"{Decimal(repr(value)):f}".partition(".")[2]) for value in numbers), default=0)
+
+
+def number(value: float | str | None, places: int) -> str:
+    """A reported number with the decimals of its column; a dash for one that could not be had."""
     if value is None:
         return "–"
-    return value if isinstance(value, str) else f"{value:,.12g}".replace(",", " ")
+    return value if isinstance(value, str) else f"{value:,.{places}f}".replace(",", " ")
 
 
 def reported_grid(table: Table) -> Grid:
@@ -39,8 +46,9 @@ def reported_grid(table: Table) -> Grid:
     grid = Grid(
         text("Reported: ") + table.caption, columns, right=frozenset(range(1, len(columns)))
     )
+    places = {name: decimals(r.values.get(name) for r in table.rows) for name in table.columns}
     for row in table.rows:
-        cells = [number(row.values.get(name)) for name in table.columns]
+        cells = [number(row.values.get(name), places[name]) for name in table.columns]
         grid.rows.append([text(row.label) + grid.note(row.source), *cells])
     return grid
 
