@@ -105,6 +105,12 @@ def test_a_broken_download_leaves_no_set_and_the_next_fetch_completes_it(home, s
     assert list((home / ".downloads").iterdir()) == []
 
 
+def test_what_a_killed_fetch_left_half_unpacked_goes_with_the_next(home):
+    (home / ".unpacking-cifar10-killed" / "cifar-10-batches-py").mkdir(parents=True)
+    data.fetch("cifar10", progress=False)
+    assert not list(home.glob(".unpacking*"))
+
+
 def test_a_part_that_is_already_whole_is_used(home, server):
     part = home / ".downloads" / "cifar.tar.gz.part"
     part.parent.mkdir()

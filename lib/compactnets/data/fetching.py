@@ -148,7 +148,10 @@ class _Resume:
 
 def _unpack(one: registry.DataSet, archive: Path, home: Path) -> None:
     """Unpacks beside the target, verifies there, and moves what is missing into place."""
-    with tempfile.TemporaryDirectory(dir=home, prefix=".unpacking-") as temporary:
+    prefix = f".unpacking-{one.name}-"
+    for stale in home.glob(f"{prefix}*"):  # of a fetch that was killed; ours is the only one now
+        shutil.rmtree(stale)
+    with tempfile.TemporaryDirectory(dir=home, prefix=prefix) as temporary:
         try:
             _extract(archive, Path(temporary))
         except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:

@@ -219,6 +219,7 @@ def _moments(seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(v, 4) for v in mean.tolist()), tuple(round(v, 4) for v in std.tolist())
 
 
+@lru_cache(maxsize=4)  # a study loads the same images for every seed of its training
 def load_shapes32(split: Split = "train", limit: int | None = None, seed: int = 0) -> ImageSet:
     """shapes32 as an ImageSet; without a limit the whole split (50,000 or 10,000 images)."""
     images, labels = draw(SIZES.get(split, 0) if limit is None else limit, split, seed)
