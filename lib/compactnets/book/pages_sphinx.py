@@ -40,10 +40,15 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 
 def _is_wanted(file: Any) -> bool:
-    """False for a script or style sheet of another host, and for live execution (thebe)."""
+    """False for files of another host, for live execution (thebe), and for a second MathJax.
+
+    Sphinx adds MathJax, deferred, to the pages that have formulas; the theme adds it to all.
+    """
     name = str(getattr(file, "filename", file) or "")
-    body = str(getattr(file, "attributes", {}).get("body") or "")
-    return not REMOTE.match(name) and "thebe" not in name.lower() and "THEBE" not in body
+    attributes = getattr(file, "attributes", {})
+    live = "thebe" in name.lower() or "THEBE" in str(attributes.get("body") or "")
+    second = "mathjax/" in name and "defer" not in attributes
+    return not (REMOTE.match(name) or live or second)
 
 
 def _local_only(app: Any, page: str, template: str, context: dict, doctree: Any) -> None:
