@@ -1,6 +1,6 @@
-// Any CPU: plain loops over the 16 lanes, which compilers turn into the vectors they have
-// (SSE2, NEON, ...). One pixel at a time: 16 counts and 16 `ones` fill a 128-bit register file.
-#include <bit>
+// Any CPU: vectors of four lanes, which the compiler maps to what there is (SSE2, NEON, scalars).
+// Bits are counted by arithmetic within bytes; one pixel by 4 channels at a time.
+#include <cstring>
 
 #include "binary/conv.hpp"
 
@@ -24,64 +24,89 @@ void pack(const float* x, std::int64_t x_step, std::int64_t pixels, const float*
   }
 }
 
-#if defined(__POPCNT__) || defined(__aarch64__)
-inline std::uint32_t count_bits(std::uint32_t v) {
-  return static_cast<std::uint32_t>(std::popcount(v));
+// A vector of four lanes in the compiler's own terms (GCC and Clang), so that counters stay in
+// registers; loops over arrays are vectorized too, but through memory.
+typedef std::uint32_t Lanes __attribute__((vector_size(16)));
+constexpr int kVectors = kLanes / 4;
+constexpr int kFlush = 31;  // a step adds at most 8 to a byte counter: 31 * 8 < 256
+
+inline Lanes load(const std::uint32_t* words) {
+  Lanes lanes;
+  std::memcpy(&lanes, words, sizeof(lanes));
+  return lanes;
 }
-#else
-// Without an instruction std::popcount is a call; this form vectorizes.
-inline std::uint32_t count_bits(std::uint32_t v) {
+
+inline Lanes broadcast(std::uint32_t word) { return Lanes{word, word, word, word}; }
+
+// Set bits of each byte: there is no instruction for it that all CPUs have.
+inline Lanes count_bytes(Lanes v) {
   v -= (v >> 1) & 0x55555555u;
   v = (v & 0x33333333u) + ((v >> 2) & 0x33333333u);
-  v = (v + (v >> 4)) & 0x0f0f0f0fu;
-  v += v >> 8;
-  return (v + (v >> 16)) & 0x3fu;
+  return (v + (v >> 4)) & 0x0f0f0f0fu;
 }
-#endif
 
-struct Counts {
-  std::uint32_t twos[kLanes] = {};
-  std::uint32_t ones[kLanes] = {};
+// Sum of the four bytes of each lane.
+inline Lanes widen(Lanes bytes) {
+  const Lanes halves = (bytes & 0x00ff00ffu) + ((bytes >> 8) & 0x00ff00ffu);
+  return (halves & 0xffffu) + (halves >> 16);
+}
+
+struct Counter {
+  Lanes ones = {};
+  Lanes twos = {};   // by byte, since the last flush
+  Lanes total = {};  // of the twos
 };
 
-inline void add_pair(Counts& counts, const std::uint32_t* weight, std::uint32_t first,
-                     std::uint32_t both) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const std::uint32_t x1 = weight[lane] ^ first;
-    const std::uint32_t parity = weight[kLanes + lane] ^ both;
-    const std::uint32_t ones = counts.ones[lane];
-    counts.twos[lane] += count_bits(x1 ^ (parity & (x1 ^ ones)));
-    counts.ones[lane] = ones ^ parity;
-  }
+inline void add_pair(Counter& counter, Lanes w1, Lanes w12, Lanes first, Lanes both) {
+  const Lanes x1 = w1 ^ first;
+  const Lanes parity = w12 ^ both;
+  counter.twos += count_bytes(x1 ^ (parity & (x1 ^ counter.ones)));
+  counter.ones ^= parity;
 }
 
-inline void add_single(Counts& counts, const std::uint32_t* weight, std::uint32_t word) {
-  for (int lane = 0; lane < kLanes; ++lane) {
-    const std::uint32_t x1 = weight[lane] ^ word;
-    counts.twos[lane] += count_bits(counts.ones[lane] & x1);
-    counts.ones[lane] ^= x1;
+inline void add_single(Counter& counter, Lanes w, Lanes word) {
+  const Lanes x1 = w ^ word;
+  counter.twos += count_bytes(counter.ones & x1);
+  counter.ones ^= x1;
+}
+
+inline void flush(Counter& counter) {
+  counter.total += widen(counter.twos);
+  counter.twos = Lanes{};
+}
+
+// All steps of one pixel for 4 of the block's 16 channels.
+inline Counter count_lanes(const RowTask& task, const std::uint32_t* image,
+                           const std::uint32_t* weight) {
+  Counter counter;
+  for (int done = 0; done < task.pairs; flush(counter)) {
+    const int end = done + kFlush < task.pairs ? done + kFlush : task.pairs;
+    for (; done < end; ++done, weight += 2 * kLanes) {
+      const std::uint32_t* words = image + task.pair_offsets[done];
+      add_pair(counter, load(weight), load(weight + kLanes), broadcast(words[0]),
+               broadcast(words[1]));
+    }
   }
+  for (int done = 0; done < task.singles; flush(counter)) {
+    const int end = done + kFlush < task.singles ? done + kFlush : task.singles;
+    for (; done < end; ++done, weight += kLanes)
+      add_single(counter, load(weight), broadcast(image[task.single_offsets[done]]));
+  }
+  return counter;
 }
 
 void convolve_row(const RowTask& task) {
   for (int p = 0; p < task.pixels; ++p) {
     const std::uint32_t* image = task.image + p * task.pixel_step;
-    const std::uint32_t* weight = task.weight;
-    Counts counts;
-    for (int i = 0; i < task.pairs; ++i, weight += 2 * kLanes) {
-      const std::uint32_t* words = image + task.pair_offsets[i];
-      add_pair(counts, weight, words[0], words[1]);
-    }
-    for (int i = 0; i < task.singles; ++i, weight += kLanes)
-      add_single(counts, weight, image[task.single_offsets[i]]);
-
     const std::int32_t* base = task.base + task.column_class[p] * task.base_step;
     float* out = task.out + p * task.out_step;
-    for (int lane = 0; lane < task.channels; ++lane) {
-      const auto differing =
-          static_cast<std::int32_t>(2 * counts.twos[lane] + count_bits(counts.ones[lane]));
-      const auto dot = static_cast<float>(base[lane] - 2 * differing);
-      out[lane] = dot * task.scale[lane] + task.bias[lane];
+    for (int part = 0; part < kVectors && 4 * part < task.channels; ++part) {
+      const Counter counter = count_lanes(task, image, task.weight + 4 * part);
+      const Lanes differing = 2 * counter.total + widen(count_bytes(counter.ones));
+      for (int lane = 4 * part; lane < 4 * part + 4 && lane < task.channels; ++lane) {
+        const auto count = static_cast<std::int32_t>(differing[lane - 4 * part]);
+        out[lane] = static_cast<float>(base[lane] - 2 * count) * task.scale[lane] + task.bias[lane];
+      }
     }
   }
 }
