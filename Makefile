@@ -1,5 +1,6 @@
 # Every target is a call of a tool that you could type yourself; `make help` lists them.
 #   PROFILE=smoke|quick|standard|full   SLUG=rebnn   EXECUTOR=local|slurm   PYTHON=python3.12
+#   FLAGS: more for the tool, e.g. FLAGS=--yes-without-gpu, FLAGS=--force, FLAGS="-k kernels"
 PYTHON ?= python3
 PROFILE ?= quick
 EXECUTOR ?= local

@@ -83,6 +83,7 @@ def test_a_forced_run_that_fails_leaves_the_earlier_one(toy, monkeypatch):
 def test_the_slurm_profile_plans_each_notebook_with_its_resources(toy):
     toy.page("left", "1", front="compactnets: {resources: {full: {gpu: 4, mem_mb: 64000}}}")
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nocolor"]
+    command += ["--cores", "64"]  # a dry run has one core else, and would scale the threads down
     command += ["--snakefile", str(toy.root / "Snakefile"), "--config", "profile=full"]
     command += ["--profile", str(toy.root / "workflow" / "profiles" / "slurm")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=toy.root)

@@ -18,7 +18,7 @@ from compactnets.book.notebook import Notebook
 from compactnets.profiles import check
 
 FORMAT = 1  # raised when the way a run is made or stored changes
-KERNEL_SOURCES = {".cpp", ".cc", ".h", ".hpp", ".cmake", ".txt"}
+KERNEL_SOURCES = frozenset({".cpp", ".cc", ".h", ".hpp", ".cmake", ".txt"})
 
 Components = dict[str, str]  # what it is -> its digest, or its value where that is short
 
@@ -72,6 +72,7 @@ def differences(old: Components, new: Components) -> list[str]:
     return lines
 
 
+@cache
 def data_sets() -> Components:
     """A cheap fingerprint of each thing in the data folders: names, sizes and times, no contents.
 
@@ -110,8 +111,12 @@ def _sources(lib: Path) -> Sources:
 
 
 def forget() -> None:
-    """Drops what is remembered of the sources, so that the next key sees the files as they are."""
-    _sources.cache_clear()
+    """Drops what is remembered of files, so that the next key sees them as they are.
+
+    Within one look at the book (a hundred pages, five keys each) every file is read once.
+    """
+    for remembered in (_sources, _file, _tree, _native_module, data_sets, packages):
+        remembered.cache_clear()
 
 
 def _cells(notebook: Notebook) -> str:
@@ -122,6 +127,7 @@ def _cells(notebook: Notebook) -> str:
     return _sha(json.dumps(cells))
 
 
+@cache
 def _native_module(root: Path) -> bool:
     """Has the C++ module been built? Looked for by name: importing it would load torch."""
     installed = metadata.distributions(name="compactnets")
@@ -139,11 +145,13 @@ def _listing(path: Path, depth: int) -> list[str]:
     return lines
 
 
-def _tree(folder: Path, suffixes: set[str]) -> str:
+@cache
+def _tree(folder: Path, suffixes: frozenset[str]) -> str:
     files = sorted(path for path in folder.rglob("*") if path.suffix in suffixes)
     return _sha("\n".join(f"{path.relative_to(folder)} {_file(path)}" for path in files))
 
 
+@cache
 def _file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else "absent"
 

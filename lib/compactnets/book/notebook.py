@@ -4,7 +4,7 @@ import ast
 import difflib
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,8 @@ class Notebook:
     @cached_property
     def node(self) -> NotebookNode:
         """The cells as written, without outputs; cell ids follow from place and content."""
-        node: Any = jupytext.read(self.path)
-        for place, cell in enumerate(node.cells):
-            digest = hashlib.sha256(f"{place}\n{cell.cell_type}\n{cell.source}".encode())
-            cell["id"] = digest.hexdigest()[:12]
-        node.nbformat, node.nbformat_minor = 4, 5
-        return node
+        status = self.path.stat()
+        return _read(self.path, status.st_mtime_ns, status.st_size)
 
     @property
     def code_cells(self) -> list[NotebookNode]:
@@ -110,6 +106,17 @@ def find(slug: str) -> Notebook:
         hint = f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(notebooks)}"
         raise NotebookError(f"no notebook {slug!r} under {paths.notebooks_dir()}; {hint}")
     return notebooks[slug]
+
+
+@cache
+def _read(path: Path, changed: int, size: int) -> NotebookNode:
+    """Parses one state of a notebook, once in a process; callers copy before they write."""
+    node: Any = jupytext.read(path)
+    for place, cell in enumerate(node.cells):
+        digest = hashlib.sha256(f"{place}\n{cell.cell_type}\n{cell.source}".encode())
+        cell["id"] = digest.hexdigest()[:12]
+    node.nbformat, node.nbformat_minor = 4, 5
+    return node
 
 
 def _is_text_form(path: Path) -> bool:

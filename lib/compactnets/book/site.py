@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from compactnets import paths
-from compactnets.book import notebook, runs
+from compactnets.book import keys, notebook, runs
 from compactnets.book.render import render
 from compactnets.book.report import report_page
 
@@ -43,6 +43,7 @@ def build(profile: str) -> bool:
     The last whole site stays in place until the new one is ready. SiteError if Sphinx fails.
     """
     folder = paths.build_dir()
+    keys.forget()
     shown = {slug: runs.shown(nb, profile) for slug, nb in notebook.every().items()}
     state, stamp = _state(profile, shown), folder / "html.json"
     is_there = (folder / "html" / "index.html").exists() and stamp.exists()

@@ -3,7 +3,7 @@
 import json
 
 from compactnets import data
-from compactnets.book import notebook, runs
+from compactnets.book import keys, notebook, runs
 
 STANDS_IN_FOR = {"shapes32": "cifar10", "scenes": "T91"}  # drawn set -> what "auto" takes before it
 
@@ -12,6 +12,7 @@ def problems(profile: str) -> list[str]:
     """One line for each page that has no finished run of its present state, or that ran on drawn
     data only although the set it stands in for is on this machine."""
     found = []
+    keys.forget()
     for slug, source in notebook.every().items():
         shown = runs.shown(source, profile)
         if not isinstance(shown, runs.Report):
