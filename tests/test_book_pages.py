@@ -117,14 +117,17 @@ def test_the_obtained_figure_is_a_mean_over_seeds_and_never_a_mixture_of_rows():
             for s in range(3)
         )
 
-    plain = record(observations=rows(method="ReBNN"))
-    assert pages_board.obtained(plain, "ReBNN") == "61 ± 2.5 (n = 3) %, top1"
+    plain = record(observations=rows(row="(e) ReBNN"))
+    assert pages_board.obtained(plain, "ReBNN") == "61 ± 2.5 (n = 3) % top1"
     assert pages_board.obtained(plain, "other") is None
-    both = rows(method="ReBNN", optimizer="sgd") + rows(method="ReBNN", optimizer="adam")
-    assert pages_board.obtained(record(observations=both), "ReBNN") is None
-    wanted = {"metric": "top1", "labels": {"method": "ReBNN", "optimizer": "adam"}}
+    both = rows(row="(e) ReBNN", optimizer="sgd") + rows(row="(e) ReBNN", optimizer="adam")
+    apart = pages_board.obtained(record(observations=both), "ReBNN")
+    assert apart == "61 ± 2.5 (n = 3) % top1, sgd; 61 ± 2.5 (n = 3) % top1, adam"
+    wanted = {"metric": "top1", "labels": {"optimizer": "adam"}}
     named = record(observations=both, headline=wanted)
-    assert pages_board.obtained(named, "ReBNN") == "61 ± 2.5 (n = 3) %, top1"
+    assert pages_board.obtained(named, "ReBNN") == "61 ± 2.5 (n = 3) % top1"
+    twice = rows(row="(e) ReBNN") + rows(row="(e) ReBNN")
+    assert pages_board.obtained(record(observations=twice), "ReBNN") is None
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from compactnets import stats
 from compactnets.book.pages_figures import tag
 from compactnets.book.pages_outline import VERDICTS, Chapter, Paper
 from compactnets.study.card import Headline
-from compactnets.study.record import Record
+from compactnets.study.record import Observation, Record
 
 COLUMNS = (
     # name, kind of order ("text", "number"), what the heading explains when pointed at
@@ -23,6 +23,7 @@ COLUMNS = (
     ("Hardware", "text", "processor of that run"),
     ("Time", "number", "wall time of that run"),
 )
+MOST_ROWS = 3  # of one method in a cell of the board
 SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not tested": "–"}
 
 
@@ -39,27 +40,43 @@ def _number(value: object) -> bool:
 
 
 def obtained(record: Record, method: str) -> str | None:
-    """The run's own figure for the method: mean and interval over seeds of one observed metric.
+    """The run's own figures for the method: means with intervals over seeds of one metric.
 
-    The notebook may name it (parameters.headline: metric and labels); otherwise it is the first
-    metric observed under the label method = the paper's short name, and only if that picks one
-    row of the table, not several.
+    The notebook may name them (parameters.headline: metric and labels). Otherwise they are those
+    of the first metric observed on rows with a label that contains the paper's short name; rows
+    that differ in another label (an optimizer, a width) are shown apart, never averaged. None if
+    there is no such row, or more than MOST_ROWS.
     """
     wanted = record.parameters.get("headline")
     if isinstance(wanted, dict):
-        metric, labels = wanted.get("metric"), dict(wanted.get("labels") or {})
+        labels = dict(wanted.get("labels") or {}).items()
+        chosen = [o for o in record.observations if labels <= o.labels.items()]
+        metric = wanted.get("metric")
     else:
-        metric, labels = None, {"method": method}
-    chosen = [o for o in record.observations if labels.items() <= o.labels.items()]
-    if metric is None and chosen:
-        metric = chosen[0].metric
-    chosen = [o for o in chosen if o.metric == metric]
-    seeds = [o.seed for o in chosen]
-    if not chosen or len(set(seeds)) < len(seeds):
+        chosen = [
+            o for o in record.observations if any(method in str(v) for v in o.labels.values())
+        ]
+        metric = chosen[0].metric if chosen else None
+    rows: dict[tuple, list[Observation]] = {}
+    for seen in chosen:
+        if seen.metric == metric:
+            rows.setdefault(tuple(sorted(seen.labels.items())), []).append(seen)
+    repeated = any(len({o.seed for o in row}) < len(row) for row in rows.values())
+    if not rows or len(rows) > MOST_ROWS or repeated:
         return None
-    interval = stats.mean_interval([o.value for o in chosen])
-    unit = f" {chosen[0].unit}" if chosen[0].unit else ""
-    return f"{interval}{unit}, {metric}"
+    shared = set.intersection(*(set(labels) for labels in rows))
+    return "; ".join(
+        _figure(row, [value for name, value in labels if (name, value) not in shared])
+        for labels, row in rows.items()
+    )
+
+
+def _figure(row: Sequence[Observation], apart: Sequence[object]) -> str:
+    """One row's mean with its interval, the metric, and what tells the row apart."""
+    unit = {None: "", "%": " %"}.get(row[0].unit, f" {row[0].unit}")
+    words = " ".join(str(value) for value in apart)
+    kind = f"{row[0].metric}, {words}" if words else row[0].metric
+    return f"{stats.mean_interval([o.value for o in row])}{unit} {kind}"
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Tables of measured kernels, read from committed benchmark files."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.3g}"
+        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return str(value).replace("|", "\\|")
 
 
@@ -24,19 +25,21 @@ def _rows(content: Any) -> list[dict]:
     return []
 
 
-def _context(content: Any) -> str:
-    """Everything else the file says of machine and conditions, as one line."""
-    if not isinstance(content, dict):
-        return ""
-    flat = {
-        k: v
-        for k, v in content.items()
-        if isinstance(v, str | int | float) and k not in ("title", "caption")
-    }
-    machine = content.get("machine")
-    if isinstance(machine, dict):
-        flat |= {k: v for k, v in machine.items() if isinstance(v, str | int | float)}
-    return "; ".join(f"{k.replace('_', ' ')}: {_text(v)}" for k, v in flat.items())
+def _conditions(content: Any, rows: list[dict]) -> dict[str, Any]:
+    """What holds for the whole file: its own scalar entries, and columns with one value only."""
+    whole = content if isinstance(content, dict) else {}
+    machine = whole.get("machine")
+    found = {**whole, **(machine if isinstance(machine, dict) else {})}
+    found = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
+    if len(rows) > 1:
+        first = rows[0]
+        found |= {k: first[k] for k in first if all(row.get(k) == first[k] for row in rows)}
+    return {k: v for k, v in found.items() if k not in ("title", "caption")}
+
+
+def _name(column: str) -> str:
+    """Heading of a column: ours_us -> ours, µs."""
+    return re.sub(r"_us$", ", µs", column).replace("_", " ")
 
 
 def table(path: Path) -> str:
@@ -45,14 +48,24 @@ def table(path: Path) -> str:
     rows = _rows(content)
     if not rows:
         raise ValueError(f"{path} holds no table: expected a list of rows or a key 'rows'")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    head = "| " + " | ".join(c.replace("_", " ") for c in columns) + " |"
-    rule = "|" + "---|" * len(columns)
-    body = ["| " + " | ".join(_text(row.get(c, "")) for c in columns) + " |" for row in rows]
-    title = content.get("title") if isinstance(content, dict) else None
-    lines = [f"### {title or path.stem.replace('_', ' ').replace('-', ' ')}", ""]
-    lines += [head, rule, *body, "", _context(content), ""]
+    conditions = _conditions(content, rows)
+    columns = [k for k in dict.fromkeys(key for row in rows for key in row) if k not in conditions]
+    lines = [
+        f"### {_title(content, path)}",
+        "",
+        "| " + " | ".join(map(_name, columns)) + " |",
+        "|" + "---|" * len(columns),
+        *("| " + " | ".join(_text(row.get(c, "")) for c in columns) + " |" for row in rows),
+        "",
+        "; ".join(f"{_name(k)}: {_text(v)}" for k, v in conditions.items()),
+        "",
+    ]
     return "\n".join(lines)
+
+
+def _title(content: Any, path: Path) -> str:
+    given = content.get("title") if isinstance(content, dict) else None
+    return given or path.stem.replace("_", " ").replace("-", " ")
 
 
 def tables(folder: Path) -> str:
