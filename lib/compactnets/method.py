@@ -1,7 +1,7 @@
 """The protocol of a compression method: prepare, hooks, deploy; and what a hook sees."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -18,7 +18,6 @@ class Progress:
     epochs: int
     step: int = 0  # optimizer steps done
     epoch: int = 0
-    loss: torch.Tensor | None = field(default=None, repr=False)  # of the last batch, detached
 
 
 class Hook:

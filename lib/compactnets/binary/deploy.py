@@ -4,6 +4,7 @@ import copy
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 
 from compactnets import kernels
 from compactnets.binary.convert import binary_layers, replace
@@ -48,7 +49,7 @@ def pack(layer: BinaryConv2d, norm: nn.Module | None = None) -> kernels.BinaryCo
         bias=bias,
         input_shift=layer.shift,
         stride=layer.stride,
-        padding=layer.padding,
+        padding=layer.padding,  # type: ignore[arg-type]
         dilation=layer.dilation,
         groups=layer.groups,
     )
@@ -75,7 +76,7 @@ def following_norms(model: nn.Module) -> dict[str, str]:
     """
     try:
         graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError):
+    except (TraceError, TypeError):
         return {}
     found = {}
     for node in graph.nodes:

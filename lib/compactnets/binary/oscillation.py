@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from compactnets.binary.convert import binary_layers
-from compactnets.binary.rebnn import ResilientScale
+from compactnets.binary.rebnn import ResilientScale, resilient_layers
 from compactnets.binary.scales import analytic_scale, per_filter
+from compactnets.binary.ste import hard_sign
 from compactnets.method import Hook, Progress
 
 
@@ -67,20 +68,61 @@ class GammaTrace(Hook):
         self.layer, self.channels, self.every = layer, channels, every
 
     def start(self, progress: Progress) -> None:
-        self._scale = dict(binary_layers(progress.model))[self.layer].binarizer
-        if not isinstance(self._scale, ResilientScale):
-            raise ValueError(f"layer {self.layer} has no gamma: its binarizer is {self._scale}")
+        scale = dict(binary_layers(progress.model))[self.layer].binarizer
+        if not isinstance(scale, ResilientScale):
+            raise ValueError(f"layer {self.layer} has no gamma: its binarizer is {scale}")
+        self._scale = scale
         self._rows: list[dict[str, Any]] = []
 
     def after_backward(self, progress: Progress) -> None:
         if progress.step % self.every == 0:
             gamma, peak = self._scale.last_gamma(), self._scale.peak.grad
             row = {"step": progress.step, "gamma": gamma[: self.channels].tolist()}
-            self._rows.append(row | {"peak": peak[: self.channels].tolist()})
+            peaks = peak[: self.channels].tolist() if peak is not None else []
+            self._rows.append(row | {"peak": peaks})
 
     def epoch_end(self, progress: Progress) -> dict[str, Any]:
         rows, self._rows = self._rows, []
         return {"gamma_trace": rows}
+
+
+class ThresholdMeter(Hook):
+    """How high the threshold is, every `every` steps, over all resilient layers: per epoch
+    "largest_gamma", "gamma_over_peak" (mean of gamma_i / max_j|g_ij|) and "below" (share of
+    weights with |g| <= gamma: their sign cannot flip under plain SGD)."""
+
+    def __init__(self, every: int = 10):
+        self.every = every
+
+    def start(self, progress: Progress) -> None:
+        self._layers = list(resilient_layers(progress.model))
+        self._seen: list[tuple[float, float, float]] = []
+
+    @torch.no_grad()
+    def after_backward(self, progress: Progress) -> None:
+        if progress.step % self.every == 0:
+            self._seen += [self._look(layer.weight, scale) for layer, scale in self._layers]
+
+    def _look(self, w: Tensor, scale: ResilientScale) -> tuple[float, float, float]:
+        gamma, peak = scale.last_gamma(), scale.peak.grad
+        if w.grad is None or peak is None:
+            raise ValueError("no gradient to look at: the 1-bit layers are frozen")
+        a, c = per_filter(scale.scale(w), w), per_filter(gamma, w)
+        pulled = c * (w - a * hard_sign(w))
+        g = (w.grad - pulled) / a.clamp_min(1e-12)  # eq 3.144 solved for the windowed gradient
+        below = float((g.abs() <= c).float().mean())
+        return float(gamma.max()), float((gamma / peak.clamp_min(1e-30)).mean()), below
+
+    def epoch_end(self, progress: Progress) -> dict[str, Any] | None:
+        seen, self._seen = self._seen, []
+        if not seen:
+            return None
+        largest, ratio, below = (list(column) for column in zip(*seen, strict=True))
+        return {
+            "largest_gamma": max(largest),
+            "gamma_over_peak": sum(ratio) / len(ratio),
+            "below": sum(below) / len(below),
+        }
 
 
 class LatentSnapshots(Hook):

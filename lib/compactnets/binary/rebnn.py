@@ -4,6 +4,7 @@ Resilient Binary Neural Network, arXiv:2302.00956. Equation numbers are those of
 monograph (section 3.9), which restates the paper.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,6 +82,11 @@ class ResilientScale(nn.Module):
     one step late as in any implementation that stores one sign bit per weight.
     """
 
+    constant: Tensor
+    share: Tensor
+    positive: Tensor
+    peak: Tensor
+
     def __init__(self, weight: Tensor, gamma: float | Literal["adaptive", "max"] = "adaptive"):
         super().__init__()
         if isinstance(gamma, str) and gamma not in ("adaptive", "max"):
@@ -119,22 +125,25 @@ class ResilientScale(nn.Module):
         return f"gamma={self.gamma!r}"
 
 
+def resilient_layers(model: nn.Module) -> Iterator[tuple[BinaryConv2d, ResilientScale]]:
+    """The 1-bit layers that have a gamma, each with its scale."""
+    for _, layer in binary_layers(model):
+        if isinstance(layer.binarizer, ResilientScale):
+            yield layer, layer.binarizer
+
+
 class Remember(Hook):
     """Calls remember on every resilient scale after each step; all that ReBNN's training needs."""
 
     def start(self, progress: Progress) -> None:
-        self._layers = [
-            layer
-            for _, layer in binary_layers(progress.model)
-            if isinstance(layer.binarizer, ResilientScale)
-        ]
-        for layer in self._layers:  # moving to a device makes a copy that collects no gradient
-            layer.binarizer.peak = torch.zeros_like(layer.binarizer.share, requires_grad=True)
+        self._layers = list(resilient_layers(progress.model))
+        for _, scale in self._layers:  # moving to a device makes a copy that collects no gradient
+            scale.peak = torch.zeros_like(scale.share, requires_grad=True)
 
     def after_step(self, progress: Progress) -> None:
-        for layer in self._layers:
-            layer.binarizer.remember(layer.weight)
-            layer.binarizer.peak.grad = None
+        for layer, scale in self._layers:
+            scale.remember(layer.weight)
+            scale.peak.grad = None
 
 
 class _Released(torch.autograd.Function):

@@ -83,7 +83,11 @@ class Comparer:
         start_values = self._values(base, column)
         if line is base or not values or not start_values:
             return [*gains, "–"]
-        gain = stats.paired_difference(values, start_values)
+        common = values.keys() & start_values.keys()  # a row may have fewer seeds than the baseline
+        if not common:
+            return [*gains, "–"]
+        ours, theirs = ({s: row[s] for s in common} for row in (values, start_values))
+        gain = stats.paired_difference(ours, theirs)
         return [*gains, rounded(gain, sign="+")]
 
     def _reported(self, line: Line, column: Column) -> float | str | None:

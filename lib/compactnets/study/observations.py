@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
@@ -46,6 +46,10 @@ class Observations:
                 "tell the two apart by a label"
             )
         self._rows[key] = (new, cells.current())
+
+    def has(self, metric: str, labels: Mapping[str, Label]) -> bool:
+        """Is there a row of the metric that carries all the labels?"""
+        return any(row.metric == metric and labels.items() <= row.labels.items() for row in self)
 
     def select(self, metric: str, labels: dict[str, Label]) -> list[Observation]:
         """Rows of the metric that carry all the labels; ValueError if there is none."""

@@ -1,7 +1,8 @@
 """A notebook's session: the card's claims on one side, what was found on the other."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,14 @@ from compactnets.study.verdicts import (
 )
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Observations as a tidy frame, and which run they are from."""
+
+    frame: pd.DataFrame
+    origin: str
 
 
 class Study:
@@ -165,8 +174,41 @@ class Study:
         baseline: str | None = None,
         execution: str | Mapping[str, str] | None = None,
     ) -> None:
-        """Shows a table of ours alone: rows {label: labels of the observations}."""
-        self._compare(None, caption, metrics, None, rows, "method", baseline, execution)
+        """Shows a table of ours alone: rows {label: labels of the observations}.
+
+        Rows that a run does not have are left out of its table. If a larger run than this one is
+        recorded, its table follows.
+        """
+        names = [metrics] if isinstance(metrics, str) else list(metrics)
+        for observed, origin in self._sources(names):
+            found = {n: labels for n, labels in rows.items() if observed.has(names[0], labels)}
+            columns = tabling.pair_columns(names, None, observed)
+            lines = tabling.pair_rows(None, None, found, "method", observed)
+            base = baseline if baseline in found else None
+            grid = Comparer(observed, columns, lines, base, execution).grid(caption)
+            grid.below.append(origin)
+            show(grid.shown())
+
+    def shown(self, metric: str) -> Shown:
+        """Observations to draw: of the largest recorded run if it is larger than this one and has
+        the metric, else of this run; with a phrase that says which."""
+        observed, origin = list(self._sources([metric]))[-1]
+        return Shown(observed.frame(metric), origin.plain)
+
+    def _sources(self, metrics: list[str]) -> Iterator[tuple[Observations, Text]]:
+        """This run, then the largest recorded one if it is larger and has all the metrics."""
+        yield self._observed, self._origin()
+        run = record.largest(self.card.slug)
+        if run is None or profiles.PROFILES.index(run.profile) <= profiles.PROFILES.index(
+            self.profile
+        ):
+            return
+        observed = Observations()
+        for row in run.observations:
+            observed.add(row)
+        if all(observed.has(metric, {}) for metric in metrics):
+            used = ", ".join(sorted({d.name for d in run.data})) or "no data set"
+            yield observed, _origin_of("Recorded", run.run_id, run.profile, used)
 
     def _compare(self, table, caption, metrics, rows, also, by, baseline, execution) -> None:
         columns = tabling.pair_columns(metrics, table, self._observed)
@@ -177,10 +219,7 @@ class Study:
 
     def _origin(self) -> Text:
         used = ", ".join(sorted({d.name for d in self._log.data})) or "no data set"
-        return text(
-            f"Obtained: mean ± half-width of the 95 % t interval over seeds; "
-            f"run {self._log.run_id}, profile {self.profile}, {used}."
-        )
+        return _origin_of("Obtained", self._log.run_id, self.profile, used)
 
     # What follows from it
 
@@ -292,6 +331,13 @@ class Study:
             answers=self.answers(),
             **self._log.facts(),
         )
+
+
+def _origin_of(word: str, run_id: str, profile: str, used: str) -> Text:
+    return text(
+        f"{word}: mean ± half-width of the 95 % t interval over seeds; "
+        f"run {run_id}, profile {profile}, {used}."
+    )
 
 
 def record_path(slug: str, profile: str) -> Path:

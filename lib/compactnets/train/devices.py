@@ -41,7 +41,7 @@ def make_fabric(recipe: Recipe, devices: int = 1, accelerator: str = "auto") -> 
 
 
 def precision_of(fabric: Fabric) -> str:
-    """ "bf16-mixed" or "32-true"."""
+    """The fabric's precision by Lightning's name: "bf16-mixed" or "32-true"."""
     return str(fabric._precision.precision)
 
 

@@ -145,15 +145,13 @@ class _Training:
         self.recipe, self.loss = job.recipe, _loss_of(job)
         self.data = job.data.to(fabric.device)
         self.hooks = [*(job.method.hooks() if job.method else ()), *job.hooks]
-        self.model = start.to(fabric.device, memory_format=torch.channels_last).train()
+        self.model = _placed(start, fabric).train()
         optimizer = self.recipe.make_optimizer(_groups(self.model, job.method))
         steps = -(-len(self.data) // self.recipe.batch)
         compiled = wants_compiling(self.recipe, self.recipe.epochs * steps, fabric.device)
-        forward = torch.compile(self.model) if compiled else self.model
+        forward: Any = torch.compile(self.model) if compiled else self.model
         self.forward, optimizer = fabric.setup(forward, optimizer)
-        self.teacher = copy.deepcopy(job.teacher)
-        if self.teacher is not None:
-            self.teacher.to(fabric.device, memory_format=torch.channels_last).eval()
+        self.teacher = _placed(copy.deepcopy(job.teacher), fabric).eval() if job.teacher else None
         self.average = _Average(self.model, self.recipe.ema)
         self.progress = Progress(self.model, optimizer, steps, self.recipe.epochs)
 
@@ -192,7 +190,8 @@ class _Training:
             sums[0] += value * len(target)
             sums[1] += (output.argmax(1) == target).sum() if classes else 0
             sums[2] += len(target)
-        loss, right, items = fabric.all_reduce(sums, reduce_op="sum").tolist()
+        total: Any = fabric.all_reduce(sums, reduce_op="sum")
+        loss, right, items = total.tolist()
         if not abs(loss) < float("inf"):
             raise ValueError(
                 f"{self.job.name}: loss {loss} in epoch {progress.epoch}; lower the learning rate"
@@ -210,7 +209,7 @@ class _Training:
         for group in progress.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         output = self.forward(inputs)
-        extra = () if self.teacher is None else (self.teach(inputs),)
+        extra = () if self.teacher is None else (self.teach(self.teacher, inputs),)
         value = self.loss(output, target, *extra)
         progress.optimizer.zero_grad()
         self.fabric.backward(value * weight)
@@ -226,9 +225,14 @@ class _Training:
         return output.detach(), value.detach()
 
     @torch.no_grad()
-    def teach(self, inputs: Tensor) -> Tensor:
+    def teach(self, teacher: nn.Module, inputs: Tensor) -> Tensor:
         with self.fabric.autocast():
-            return self.teacher(inputs).float()
+            return teacher(inputs).float()
+
+
+def _placed(model: nn.Module, fabric: Fabric) -> nn.Module:
+    """The model on the fabric's device, 4-D weights channels-last."""
+    return model.to(fabric.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _groups(model: nn.Module, method: Method | None) -> list[dict]:
