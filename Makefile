@@ -33,8 +33,9 @@ test: .venv/.package  ## unit tests, kernels, pipeline, every notebook at profil
 		--nbval-cell-timeout=300 $(FLAGS)
 
 bench: .venv/.package  ## kernels and training against their peers
-	@set -e; for script in $(wildcard kernels/bench/*.py bench/*.py); do \
-		echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/python -m kernels.bench $(FLAGS)
+	@set -e; for script in $(wildcard bench/*.py); do \
+		echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
 
 lint: .venv/.package  ## format, lint and types
 	$(BIN)/ruff format --check lib tests
@@ -48,7 +49,7 @@ data: .venv/.package  ## download a data set: SET=cifar10
 	$(BIN)/compactnets data fetch $(SET)
 
 lock: | $(UV)  ## new versions for requirements.lock, within pyproject.toml
-	$(UV) pip compile pyproject.toml --extra book --extra test --extra build --universal \
+	$(UV) pip compile pyproject.toml --all-extras --universal \
 		--python-version 3.11 --upgrade --no-header --no-annotate --quiet \
 		--output-file requirements.lock
 	sed -i.old -E "/(== 'win32'|== 'nt'|== 'emscripten')$$/d" requirements.lock

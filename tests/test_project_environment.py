@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text().splitlines()
-LOCKED_GROUPS = ("book", "test", "build")
+LOCKED_GROUPS = tuple(PYPROJECT["project"]["optional-dependencies"])
 CONDA_NAMES = {"pytorch": "torch"}  # where conda-forge calls a package otherwise
 CONDA_TOOLS = {"python", "pip", "cxx-compiler", "make"}  # not Python packages
 
