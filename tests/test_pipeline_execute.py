@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
 
 import nbformat
@@ -18,7 +20,7 @@ from compactnets.book import execute as execution
 from compactnets.book import keys, notebook, resources, runs
 from compactnets.book.execute import RunFailed, StaleKey, execute
 from compactnets.book.resources import NotReady
-from compactnets.book.tidy import tidy
+from compactnets.book.tidy import tidy, without_places
 from pipeline_toy import ToyBook
 
 NOISY = """import sys, time, itertools
@@ -214,6 +216,14 @@ def test_tidy_orders_streams_and_drops_noise_but_no_number(toy):
     ]
     assert cell.outputs[2]["data"]["text/html"] == table.replace("T_0a1b2", "T_0_0")
     assert cell.id == "same" and cell.metadata == {} and executed.metadata == {}
+
+
+def test_folders_of_this_machine_are_shortened_also_in_long_texts(toy):
+    installed = sysconfig.get_path("purelib")
+    text = f"{installed}/torch/nn.py:3 {tempfile.gettempdir()}/ipykernel_12/345.py {toy.root}/lib/a"
+    assert without_places(text) == "site-packages/torch/nn.py:3 <cell> lib/a"
+    picture = "/".join(["abcdefgh"] * 100_000)  # an embedded picture: no search may be quadratic
+    assert without_places(picture) == picture
 
 
 def test_memory_of_children_is_seen():

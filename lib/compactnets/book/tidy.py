@@ -5,6 +5,8 @@ arbitrary cutting of printed text into messages are removed or put in order; num
 """
 
 import re
+import sysconfig
+import tempfile
 from itertools import groupby
 from typing import Any
 
@@ -14,8 +16,7 @@ from compactnets import paths
 
 PROGRESS = re.compile(r"\d+%\|.*\|\s*[\d.]+[kMG]?/|\d+it \[|\bit/s\b")  # a line drawn by tqdm
 ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{6,}")
-SITE_PACKAGES = re.compile(r"(?:/[^\s:'\"]+)?/site-packages/")
-CELL_FILE = re.compile(r"(?:/[^\s:'\"]*)?/ipykernel_\d+/\d+\.py")
+CELL_FILE = re.compile(re.escape(tempfile.gettempdir()) + r"/ipykernel_\d+/\d+\.py")
 STYLER_ID = re.compile(r'id="T_([0-9a-f]{5,})')
 PAPERMILL_TAGS = {"papermill-error-cell-tag", "injected-parameters"}
 
@@ -89,7 +90,8 @@ def without_places(text: str) -> str:
     """Text without memory addresses and without this machine's folders."""
     text = ADDRESS.sub("at 0x...", text)
     text = CELL_FILE.sub("<cell>", text)
-    text = SITE_PACKAGES.sub("site-packages/", text)
+    for kind in ("purelib", "platlib"):
+        text = text.replace(sysconfig.get_path(kind), "site-packages")
     return text.replace(f"{paths.project_root()}/", "")
 
 
