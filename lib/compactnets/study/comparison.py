@@ -8,7 +8,17 @@ from compactnets import stats
 from compactnets.stats import Interval
 from compactnets.study.display import Grid, Text, bold, text
 from compactnets.study.observations import Observations
-from compactnets.study.tables import Column, Line, decimals, known, number
+from compactnets.study.sources import Source
+from compactnets.study.tables import (
+    Column,
+    Line,
+    Rows,
+    decimals,
+    known,
+    number,
+    pair_columns,
+    pair_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,25 @@ class Comparer:
         if isinstance(self.execution, str):
             return [text(self.execution if line.labels is not None else "–")]
         return [text(self.execution.get(line.label, "–"))]
+
+
+def results_grid(
+    source: Source,
+    caption: str,
+    metrics: list[str],
+    rows: Rows,
+    baseline: str | None,
+    execution: str | Mapping[str, str] | None,
+) -> Grid:
+    """A table of one run's own numbers; rows that it does not have are left out."""
+    observed = source.observed
+    found = {name: labels for name, labels in rows.items() if observed.has(metrics[0], labels)}
+    columns = pair_columns(metrics, None, observed)
+    lines = pair_rows(None, None, found, "method", observed)
+    base = baseline if baseline in found else None
+    grid = Comparer(observed, columns, lines, base, execution).grid(caption)
+    grid.below.append(source.origin)
+    return grid
 
 
 def rounded(found: Interval, sign: str = "") -> str:

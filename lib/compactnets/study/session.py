@@ -1,8 +1,7 @@
 """A notebook's session: the card's claims on one side, what was found on the other."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,11 +12,12 @@ from compactnets import cells, paths, profiles
 from compactnets.study import card as cards
 from compactnets.study import record, views
 from compactnets.study import tables as tabling
-from compactnets.study.comparison import Comparer
-from compactnets.study.display import Text, joined, line, show, text
+from compactnets.study.comparison import Comparer, results_grid
+from compactnets.study.display import Text, joined, line, show
 from compactnets.study.observations import Label, Observations
 from compactnets.study.record import Answer, Observation, Record
 from compactnets.study.runlog import Parameter, RunLog
+from compactnets.study.sources import Shown, Source, larger_recorded, origin
 from compactnets.study.verdicts import (
     Check,
     ClaimFailed,
@@ -32,14 +32,6 @@ from compactnets.study.verdicts import (
 )
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Shown:
-    """Observations as a tidy frame, and which run they are from."""
-
-    frame: pd.DataFrame
-    origin: str
 
 
 class Study:
@@ -163,7 +155,11 @@ class Study:
         "executed in 1 bit", …, for all or by row. ValueError for names that do not exist.
         """
         table = tabling.find_table(self.card.tables, name)
-        self._compare(table, table.caption, metrics, rows, also, by, baseline, execution)
+        columns = tabling.pair_columns(metrics, table, self._observed)
+        lines = tabling.pair_rows(table, rows, also, by, self._observed)
+        grid = Comparer(self._observed, columns, lines, baseline, execution).grid(table.caption)
+        grid.below.append(self._origin())
+        show(grid.shown())
 
     def results(
         self,
@@ -180,46 +176,25 @@ class Study:
         recorded, its table follows.
         """
         names = [metrics] if isinstance(metrics, str) else list(metrics)
-        for observed, origin in self._sources(names):
-            found = {n: labels for n, labels in rows.items() if observed.has(names[0], labels)}
-            columns = tabling.pair_columns(names, None, observed)
-            lines = tabling.pair_rows(None, None, found, "method", observed)
-            base = baseline if baseline in found else None
-            grid = Comparer(observed, columns, lines, base, execution).grid(caption)
-            grid.below.append(origin)
-            show(grid.shown())
+        for source in self._sources(names):
+            show(results_grid(source, caption, names, rows, baseline, execution).shown())
 
     def shown(self, metric: str) -> Shown:
         """Observations to draw: of the largest recorded run if it is larger than this one and has
         the metric, else of this run; with a phrase that says which."""
-        observed, origin = list(self._sources([metric]))[-1]
-        return Shown(observed.frame(metric), origin.plain)
+        source = self._sources([metric])[-1]
+        return Shown(source.observed.frame(metric), source.origin.plain)
 
-    def _sources(self, metrics: list[str]) -> Iterator[tuple[Observations, Text]]:
+    def _sources(self, metrics: list[str]) -> list[Source]:
         """This run, then the largest recorded one if it is larger and has all the metrics."""
-        yield self._observed, self._origin()
-        run = record.largest(self.card.slug)
-        if run is None or profiles.PROFILES.index(run.profile) <= profiles.PROFILES.index(
-            self.profile
-        ):
-            return
-        observed = Observations()
-        for row in run.observations:
-            observed.add(row)
-        if all(observed.has(metric, {}) for metric in metrics):
-            used = ", ".join(sorted({d.name for d in run.data})) or "no data set"
-            yield observed, _origin_of("Recorded", run.run_id, run.profile, used)
-
-    def _compare(self, table, caption, metrics, rows, also, by, baseline, execution) -> None:
-        columns = tabling.pair_columns(metrics, table, self._observed)
-        lines = tabling.pair_rows(table, rows, also, by, self._observed)
-        grid = Comparer(self._observed, columns, lines, baseline, execution).grid(caption)
-        grid.below.append(self._origin())
-        show(grid.shown())
+        recorded = larger_recorded(self.card.slug, self.profile)
+        this = Source(self._observed, self._origin())
+        if recorded is None or not all(recorded.observed.has(metric, {}) for metric in metrics):
+            return [this]
+        return [this, recorded]
 
     def _origin(self) -> Text:
-        used = ", ".join(sorted({d.name for d in self._log.data})) or "no data set"
-        return _origin_of("Obtained", self._log.run_id, self.profile, used)
+        return origin("Obtained", self._log.run_id, self.profile, (d.name for d in self._log.data))
 
     # What follows from it
 
@@ -331,13 +306,6 @@ class Study:
             answers=self.answers(),
             **self._log.facts(),
         )
-
-
-def _origin_of(word: str, run_id: str, profile: str, used: str) -> Text:
-    return text(
-        f"{word}: mean ± half-width of the 95 % t interval over seeds; "
-        f"run {run_id}, profile {profile}, {used}."
-    )
 
 
 def record_path(slug: str, profile: str) -> Path:
