@@ -41,7 +41,11 @@ class Browser:
              "--remote-allow-origins=*", f"--user-data-dir={profile}", "about:blank"],
             stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        self._socket = websocket.create_connection(self._target(profile), timeout=60)
+        try:
+            self._socket = websocket.create_connection(self._target(profile), timeout=180)
+        except BaseException:
+            self._process.kill()
+            raise
         self._count = 0
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -53,15 +57,15 @@ class Browser:
         import urllib.request
 
         port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, IndexError, StopIteration, ValueError):
                 port = port_file.read_text().split()[0]
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as reply:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=60) as reply:
                     tabs = json.load(reply)
                 return next(t["webSocketDebuggerUrl"] for t in tabs if t["type"] == "page")
             time.sleep(0.1)
-        pytest.fail("the browser did not open its debugging port within 60 s")
+        pytest.fail("the browser did not open its debugging port within 180 s")
 
     def _event(self, message: dict) -> None:
         method, what = message.get("method", ""), message.get("params", {})
@@ -93,7 +97,7 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 30) -> None:
+    def wait(self, script: str, seconds: float = 90) -> None:
         """Waits until an expression is true; fails with the expression if it never is."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
