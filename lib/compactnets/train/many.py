@@ -33,8 +33,8 @@ def fit_many(
 ) -> list[Run]:
     """Runs in the order of the jobs; trained at_once at a time, each network only once.
 
-    at_once: default one per CPU thread torch would use (each run then has one thread), or 3 on a
-    GPU. Everything goes through the cache, so a killed call resumes where it was. TrainingFailed
+    at_once: default one per CPU thread torch would use (each run then has one thread), or 3 on
+    each GPU. Everything goes through the cache, so a killed call resumes where it was. TrainingFailed
     if a run failed; the others are finished first.
     """
     cache = cache or CheckpointCache()
@@ -43,7 +43,7 @@ def fit_many(
     todo = {k: j for k, j in zip(keys, jobs, strict=True) if not cache.has(k)}
     if at_once is None:
         on_gpu = bool(fabrics) and fabrics[0].device.type == "cuda"
-        at_once = RUNS_PER_GPU if on_gpu else torch.get_num_threads()
+        at_once = RUNS_PER_GPU * torch.cuda.device_count() if on_gpu else torch.get_num_threads()
     if at_once < 1:
         raise ValueError(f"at_once must be at least 1, got {at_once}")
     if len(todo) > 1 and at_once > 1:
@@ -58,10 +58,9 @@ def _train_in_workers(jobs: list[Job], workers: int, folder: Path) -> None:
         for index, job in enumerate(jobs):
             (Path(queue) / f"{index:05d}.job").write_bytes(pickle.dumps(job))
         command = [sys.executable, "-m", "compactnets.train.worker", queue, str(folder)]
-        threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         started = [
-            subprocess.Popen(command, env=os.environ | threads, stderr=subprocess.PIPE, text=True)
-            for _ in range(workers)
+            subprocess.Popen(command, env=_environment(i), stderr=subprocess.PIPE, text=True)
+            for i in range(workers)
         ]
         try:
             errors = [process.communicate()[1] for process in started]
@@ -72,3 +71,12 @@ def _train_in_workers(jobs: list[Job], workers: int, folder: Path) -> None:
     failed = [e for e, p in zip(errors, started, strict=True) if p.returncode]
     if failed:
         raise TrainingFailed("\n".join(failed[0].strip().splitlines()[-15:]))
+
+
+def _environment(worker: int) -> dict[str, str]:
+    """One CPU thread for each worker; workers take turns with the GPUs, if there are several."""
+    own = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    if (count := torch.cuda.device_count()) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        own["CUDA_VISIBLE_DEVICES"] = visible.split(",")[worker % count]
+    return os.environ | own
