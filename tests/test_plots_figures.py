@@ -151,7 +151,7 @@ def test_an_image_on_the_page_has_its_words_and_its_own_background(frame):
     page = plots.picture(figure, 'rate < "ten" & rising', "Figure 1")
     assert 'alt="rate &lt; &quot;ten&quot; &amp; rising"' in page
     assert f"background:{plots.PAPER};color:{plots.INK}" in page
-    assert "<figcaption>Figure 1</figcaption>" in page
+    assert f'<figcaption style="color:{plots.INK}">Figure 1</figcaption>' in page
     assert "max-width:100%" in page
     assert re.search(r'src="data:image/png;base64,iVBOR', page)
 

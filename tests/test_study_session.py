@@ -10,7 +10,7 @@ import yaml
 
 from compactnets import data, study
 from compactnets.study import ClaimError, ClaimFailed, Comparison, Study, record
-from study_toy import CARD, Images, answer_all, make_home, observe_accuracies
+from study_toy import CARD, Images, answer_all, finished, make_home, observe_accuracies
 
 
 @pytest.fixture
@@ -275,3 +275,29 @@ def test_without_git_the_revision_is_unknown_not_wrong(toy, home):
     assert written["provenance"]["revision"] is None
     assert written["provenance"]["clean"] is None
     assert {"torch", "numpy", "compactnets"} <= set(written["provenance"]["packages"])
+
+
+def test_a_larger_recorded_run_is_shown_beside_this_one(home, capsys):
+    larger = finished("standard")
+    record.write(larger.record, home / "data" / "results" / "toy" / "standard.json")
+    capsys.readouterr()
+    quick = Study("toy", profile="quick", seeds=3)
+    observe_accuracies(quick, gain=7.0)
+    drawn = quick.shown("top1")
+    assert larger.record.run_id in drawn.origin and len(drawn.frame) == 6
+    assert sorted(drawn.frame.value) == sorted(larger.frame("top1").value)
+    quick.results("Accuracy", "top1", {"ours": {"method": "Toy"}, "absent": {"method": "no"}})
+    tables = capsys.readouterr().out
+    assert tables.index("obtained by run") < tables.index(f"recorded by run {larger.record.run_id}")
+    assert "absent" not in tables
+    rows = [quick.values("top1", method=name) for name in ("Toy", "Base")]
+    quick.judge("S1", *rows)
+    assert capsys.readouterr().out.count("Student-t interval") == 2
+
+
+def test_a_recorded_run_of_the_same_size_is_not_taken_for_a_larger_one(home):
+    done = finished("quick")
+    record.write(done.record, home / "data" / "results" / "toy" / "quick.json")
+    again = Study("toy", profile="quick", seeds=3)
+    observe_accuracies(again, gain=7.0)
+    assert done.record.run_id not in again.shown("top1").origin

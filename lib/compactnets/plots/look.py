@@ -92,7 +92,8 @@ def picture(figure: Figure, alt: str, caption: str = "") -> str:
     data = base64.b64encode(buffer.getvalue()).decode()
     width = round(figure.get_figwidth() * 110)  # CSS pixels: sharp on dense screens
     card = f"background:{PAPER};color:{INK};border-radius:.4em;padding:.4em;margin:.6em 0"
-    below = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    words = f'<figcaption style="color:{INK}">{html.escape(caption)}</figcaption>'
+    below = words if caption else ""
     return (
         f'<figure class="compactnets-figure" style="{card};display:inline-block;max-width:100%">'
         f'<img class="dark-light" alt="{html.escape(alt)}" src="data:image/png;base64,{data}" '

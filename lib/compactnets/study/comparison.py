@@ -144,12 +144,14 @@ def results_grid(
     lines = pair_rows(None, None, found, "method", observed)
     base = baseline if baseline in found else None
     grid = Comparer(observed, columns, lines, base, execution).grid(caption)
-    grid.below.append(source.origin)
+    grid.below.append(source.origin())
     return grid
 
 
 def rounded(found: Interval, sign: str = "") -> str:
     """Mean ± half-width, both to the decimals that two digits of the half-width need."""
+    if 0 < abs(found.mean) < 1e-4 and found.n > 1:
+        return f"{found.mean:{sign}.2g} ± {found.half_width:.1g}"
     if found.n == 1 or found.half_width == 0:
         return f"{found.mean:{sign}.4g}" + ("" if found.n == 1 else " ± 0")
     decimals = _decimals(found.half_width)

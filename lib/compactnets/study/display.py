@@ -151,7 +151,8 @@ class Grid:
 
     def _cell(self, tag: str, column: int, content: object, extra: str = "") -> str:
         align = "right" if column in self.right else "left"
-        wrap = ";white-space:nowrap" if column in self.right else ""
+        wrap = ";white-space:nowrap" if column in self.right and tag == "td" else ""
+        wrap += ";min-width:7.5em" if column == 0 else ""
         style = f"text-align:{align};padding:.25em .7em;vertical-align:top;border-bottom:{_LINE}"
         return f'<{tag}{extra} style="{style}{wrap}">{text(content).html}</{tag}>'
 

@@ -13,11 +13,11 @@ from compactnets.study import card as cards
 from compactnets.study import record, views
 from compactnets.study import tables as tabling
 from compactnets.study.comparison import Comparer, results_grid
-from compactnets.study.display import Text, joined, line, show
+from compactnets.study.display import joined, line, show
 from compactnets.study.observations import Label, Observations
 from compactnets.study.record import Answer, Observation, Record
 from compactnets.study.runlog import Parameter, RunLog
-from compactnets.study.sources import Shown, Source, larger_recorded, origin
+from compactnets.study.sources import Series, Source, larger_recorded, words
 from compactnets.study.verdicts import (
     Check,
     ClaimFailed,
@@ -158,7 +158,7 @@ class Study:
         columns = tabling.pair_columns(metrics, table, self._observed)
         lines = tabling.pair_rows(table, rows, also, by, self._observed)
         grid = Comparer(self._observed, columns, lines, baseline, execution).grid(table.caption)
-        grid.below.append(self._origin())
+        grid.below.append(self._this().origin())
         show(grid.shown())
 
     def results(
@@ -179,22 +179,23 @@ class Study:
         for source in self._sources(names):
             show(results_grid(source, caption, names, rows, baseline, execution).shown())
 
-    def shown(self, metric: str) -> Shown:
+    def shown(self, metric: str) -> Series:
         """Observations to draw: of the largest recorded run if it is larger than this one and has
         the metric, else of this run; with a phrase that says which."""
         source = self._sources([metric])[-1]
-        return Shown(source.observed.frame(metric), source.origin.plain)
+        return Series(source.observed.frame(metric), source.words)
 
     def _sources(self, metrics: list[str]) -> list[Source]:
         """This run, then the largest recorded one if it is larger and has all the metrics."""
         recorded = larger_recorded(self.card.slug, self.profile)
-        this = Source(self._observed, self._origin())
         if recorded is None or not all(recorded.observed.has(metric, {}) for metric in metrics):
-            return [this]
-        return [this, recorded]
+            return [self._this()]
+        return [self._this(), recorded]
 
-    def _origin(self) -> Text:
-        return origin("Obtained", self._log.run_id, self.profile, (d.name for d in self._log.data))
+    def _this(self) -> Source:
+        data = (d.name for d in self._log.data)
+        name = words("obtained", self._log.run_id, self.profile, data)
+        return Source(self._observed, {}, name)
 
     # What follows from it
 
@@ -222,7 +223,8 @@ class Study:
     ) -> None:
         """Judges a statistical claim "a > b + margin" over paired seeds and shows the test.
 
-        a, b: value by seed, as from values(); b may be a fixed number. Or one Comparison per part:
+        If a larger run is recorded, its verdict follows. a, b: value by seed, as from values(); b
+        may be a fixed number. Or one Comparison per part:
         the claim holds if all parts hold. The margin is the card's. Parts add up over calls; a
         part named again replaces the earlier. ValueError if the seeds of a and b differ.
         """
@@ -236,6 +238,9 @@ class Study:
         noted.unit = unit or noted.unit
         noted.parts.update({part.label: part for part in judged})
         show(views.judged(self.answer(claim)))
+        recorded = larger_recorded(self.card.slug, self.profile)
+        if recorded is not None and claim in recorded.answers:
+            show(views.judged(recorded.answers[claim], recorded.words))
 
     def measure(
         self, claim: str, ok: bool | Mapping[str, bool], evidence: str, *, part: str = ""

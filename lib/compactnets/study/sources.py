@@ -9,31 +9,34 @@ from compactnets import profiles
 from compactnets.study import record
 from compactnets.study.display import Text, text
 from compactnets.study.observations import Observations
+from compactnets.study.record import Answer
 
 
 @dataclass(frozen=True)
 class Source:
-    """Observations of one run, and the line under a table that says which run."""
+    """Observations and answers of one run, and the words that name it."""
 
     observed: Observations
-    origin: Text
+    answers: dict[str, Answer]
+    words: str
+
+    def origin(self) -> Text:
+        """The line under a table."""
+        return text(f"Mean ± half-width of the 95 % t interval over seeds; {self.words}.")
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Observations to draw as a tidy frame, and which run they are from."""
+class Series:
+    """Observations to draw as a tidy frame, and the words that name their run."""
 
     frame: pd.DataFrame
     origin: str
 
 
-def origin(word: str, run_id: str, profile: str, data: Iterable[str]) -> Text:
-    """The line under a table; word is "Obtained" for this run or "Recorded" for a committed one."""
+def words(word: str, run_id: str, profile: str, data: Iterable[str]) -> str:
+    """Names a run; word is "obtained" for this one or "recorded" for a committed one."""
     used = ", ".join(sorted(set(data))) or "no data set"
-    return text(
-        f"{word}: mean ± half-width of the 95 % t interval over seeds; "
-        f"run {run_id}, profile {profile}, {used}."
-    )
+    return f"{word} by run {run_id}, profile {profile}, {used}"
 
 
 def larger_recorded(slug: str, profile: str) -> Source | None:
@@ -45,4 +48,5 @@ def larger_recorded(slug: str, profile: str) -> Source | None:
     observed = Observations()
     for row in run.observations:
         observed.add(row)
-    return Source(observed, origin("Recorded", run.run_id, run.profile, (d.name for d in run.data)))
+    name = words("recorded", run.run_id, run.profile, (d.name for d in run.data))
+    return Source(observed, {a.claim: a for a in run.answers}, name)

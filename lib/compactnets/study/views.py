@@ -104,9 +104,12 @@ def one_answer(answer: Answer, evidence: str, verdict: Verdict) -> Shown:
     return line(badge(verdict), bold(answer.claim), f"{answer.statement} — {evidence}")
 
 
-def judged(answer: Answer) -> Shown:
-    """A statistical claim: its statement, then each part with n, interval and margin."""
-    shown = line(badge(answer.verdict), bold(answer.claim), answer.statement)
+def judged(answer: Answer, words: str = "") -> Shown:
+    """A statistical claim: its statement, then each part with n, interval and margin.
+
+    words: of a run that is not this one, shown in place of the statement.
+    """
+    shown = line(badge(answer.verdict), bold(answer.claim), words or answer.statement)
     unit = f" ({answer.unit})" if answer.unit else ""
     columns = ["difference", "n", f"mean{unit}", "95 % interval", "margin", "verdict"]
     grid = Grid(answer.test or "", columns, right=frozenset({1, 2, 3, 4}))
