@@ -11,17 +11,19 @@ from torch import nn
 from compactnets import data, seeds, train
 from compactnets.data.augment import Compose, RandomCrop, RandomFlip
 from compactnets.train.fit import soft_cross_entropy
-from train_toys import DEVICES, Log, copied, same_state, toy_images, toy_net, toy_recipe, train_toy
+from train_toys import (
+    DEVICES,
+    Log,
+    copied,
+    one_thread,  # noqa: F401
+    same_state,
+    toy_images,
+    toy_net,
+    toy_recipe,
+    train_toy,
+)
 
 AUGMENT = Compose(RandomCrop(1), RandomFlip())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -63,7 +65,7 @@ def test_fit_takes_the_steps_of_a_loop_written_by_hand(device):
             loss.backward()
             optimizer.step()
             schedule.step()
-            losses.append(float(loss) * len(labels) / 40)
+            losses.append(loss.item() * len(labels) / 40)
     for name, value in by_hand.state_dict().items():
         assert torch.allclose(run.model.state_dict()[name], value, atol=1e-6), name
     assert [line["loss"] for line in run.history] == pytest.approx(

@@ -5,11 +5,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compactnets.data.augment import Compose, RandomCrop, RandomFlip
 from compactnets.train import Recipe
+
+# A busy machine is no failure.
+calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 SOME_EPOCHS = st.integers(1, 8)
 SOME_STEPS = st.integers(1, 6)
@@ -41,6 +44,7 @@ def test_a_misspelt_option_fails():
         Recipe(epochs=1, weight_decy=0.1)  # type: ignore[call-arg]
 
 
+@calm
 @given(epochs=SOME_EPOCHS, steps=SOME_STEPS)
 def test_schedules_equal_their_closed_forms_at_every_step(epochs, steps):
     total = epochs * steps
@@ -52,6 +56,7 @@ def test_schedules_equal_their_closed_forms_at_every_step(epochs, steps):
             assert recipe.lr_factor(step, steps) == pytest.approx(factor, abs=1e-12)
 
 
+@calm
 @given(epochs=SOME_EPOCHS, steps=SOME_STEPS)
 def test_a_schedule_stepped_by_epoch_moves_only_between_epochs(epochs, steps):
     recipe = Recipe(epochs=epochs, schedule="linear", stepped="epoch")
@@ -59,6 +64,7 @@ def test_a_schedule_stepped_by_epoch_moves_only_between_epochs(epochs, steps):
     assert factors == pytest.approx([1 - step // steps / epochs for step in range(len(factors))])
 
 
+@calm
 @given(
     epochs=SOME_EPOCHS,
     steps=SOME_STEPS,

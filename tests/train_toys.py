@@ -1,8 +1,9 @@
 """Networks and data small enough to train in a blink, for the tests of compactnets.train."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +12,15 @@ from compactnets.data import ImageSet
 from compactnets.method import Hook, Progress
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """For files that import it: so little work is not worth sharing."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def toy_images(n: int = 64, size: int = 8, seed: int = 0, split: Any = "train") -> ImageSet:
@@ -29,7 +39,7 @@ def toy_net(seed: int = 0, norm: bool = True) -> nn.Sequential:
         return nn.Sequential(
             nn.Conv2d(3, 6, 3, padding=1, bias=False),
             nn.BatchNorm2d(6) if norm else nn.Identity(),
-            nn.ReLU(),
+            nn.Hardtanh(),  # behind a ReLU all signs would be +1
             nn.Conv2d(6, 6, 3, padding=1, bias=False),
             nn.BatchNorm2d(6) if norm else nn.Identity(),
             nn.AdaptiveAvgPool2d(1),
