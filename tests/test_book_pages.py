@@ -48,6 +48,15 @@ def paper(run: Record | None = None, page: str | None = None) -> outline.Paper:
     return outline.Paper(card.load("rebnn"), chapter, page, recorded=None, fresh=run)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_recorded(tmp_path_factory):
+    """The tests bring their own runs; what is committed today must not decide them."""
+    empty = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "results_dir", lambda: empty)
+        yield
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("book")
