@@ -16,8 +16,8 @@ from train_toys import (
     train_toy,
 )
 
-# The trap: what a compiled forward pass derives from a buffer that it then updates may be computed
-# anew in the backward pass, from the updated buffer: flips counted there would always be 0.
+# A method's state changes between steps (counted flips, the gradient that carries max|g| out): the
+# compiled graph must see it as eager code does.
 # Code is generated where there is g++; without it the rest of the compiler has to do.
 BACKENDS = ["inductor" if shutil.which("g++") else "aot_eager"]
 
