@@ -202,3 +202,45 @@ def test_the_cost_is_counted_the_same_before_and_after(name):
 
     assert one_bit(before) == one_bit(after) != []
     assert after.bytes <= before.bytes  # folded norms need no statistics
+
+
+class Shared(nn.Module):
+    """A normalization after a real and a 1-bit convolution, and a 1-bit convolution used twice."""
+
+    def __init__(self, twice: bool):
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.norm, self.other = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+        self.twice = twice
+
+    def forward(self, x):
+        x = self.norm(self.second(self.norm(self.first(x))))
+        return self.other(self.second(x)) if self.twice else x
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_norm_or_convolution_that_is_called_twice_is_not_folded(twice):
+    net = trained(Shared(twice))
+    assert following_norms(net) == {}
+    with torch.inference_mode():
+        assert torch.allclose(deploy(net)(images()), net(images()), atol=1e-4)
+
+
+def test_a_model_that_cannot_be_traced_is_deployed_without_folding():
+    class Counts(Shared):
+        def forward(self, x):
+            return super().forward(x) * len(x)
+
+    net = trained(Counts(False))
+    with torch.inference_mode():
+        assert torch.allclose(deploy(net)(images()), net(images()), atol=1e-4)
+
+
+def test_same_padding_is_packed_and_the_layer_keeps_the_dtype():
+    conv = nn.Conv2d(4, 4, 3, padding="same", bias=False).double()
+    net = ReBNN().prepare(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False).double(), conv), None)
+    assert net[1].weight.dtype == net[1].shift.dtype == torch.float64
+    net = net.float().eval()
+    with torch.inference_mode():
+        assert torch.allclose(deploy(net)(images()), net(images()), atol=1e-5)

@@ -23,13 +23,10 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 
 @contextmanager
 def scoped(seed: int, *names: str | int) -> Iterator[None]:
-    """Seeds torch's global CPU generator inside the block and restores it afterwards.
+    """Seeds torch's global generators inside the block and restores them afterwards.
 
-    For code that can only draw from the global generator, such as nn.Module initialisation.
+    For code that can only draw from them: nn.Module initialisation, dropout.
     """
-    state = torch.get_rng_state()
-    torch.manual_seed(derive(seed, *names))
-    try:
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(derive(seed, *names))
         yield
-    finally:
-        torch.set_rng_state(state)

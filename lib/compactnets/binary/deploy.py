@@ -1,10 +1,10 @@
 """The trained binary network on packed bits: kernels in place of layers, normalisation folded."""
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import TraceError
 
 from compactnets import kernels
 from compactnets.binary.convert import binary_layers, replace
@@ -49,10 +49,22 @@ def pack(layer: BinaryConv2d, norm: nn.Module | None = None) -> kernels.BinaryCo
         bias=bias,
         input_shift=layer.shift,
         stride=layer.stride,
-        padding=layer.padding,  # type: ignore[arg-type]
+        padding=_padding(layer),
         dilation=layer.dilation,
         groups=layer.groups,
     )
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    """Zeros added on each side; ValueError for "same" padding that is not equal on both sides."""
+    if layer.padding == "valid":
+        return 0, 0
+    if not isinstance(layer.padding, str):
+        return layer.padding  # type: ignore[return-value]
+    total = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+    if any(t % 2 for t in total):
+        raise ValueError(f'{layer}: "same" padding of an even kernel cannot be packed; pad apart')
+    return total[0] // 2, total[1] // 2
 
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -72,21 +84,23 @@ class _Tracer(fx.Tracer):
 def following_norms(model: nn.Module) -> dict[str, str]:
     """1-bit layer -> the batch normalisation that is the only reader of its output.
 
-    Empty for a network that torch.fx cannot trace; its normalisations then stay what they are.
+    Both must be called exactly once, or folding one call would change another, and the
+    normalisation must use running statistics. Empty for a network that torch.fx cannot trace; its
+    normalisations then stay what they are.
     """
     try:
         graph = _Tracer().trace(model)
-    except (TraceError, TypeError):
+    except Exception:  # fx raises whatever the model's Python raises on a proxy: len, int, if
         return {}
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    once = {name for name, count in Counter(node.target for node in calls).items() if count == 1}
     found = {}
-    for node in graph.nodes:
-        if node.op != "call_module" or not isinstance(
-            model.get_submodule(node.target), BinaryConv2d
-        ):
-            continue
+    for node in calls:
         readers = list(node.users)
-        if len(readers) == 1 and readers[0].op == "call_module":
-            target = readers[0].target
-            if isinstance(model.get_submodule(target), nn.BatchNorm2d):
-                found[node.target] = target
+        if node.target not in once or len(readers) != 1 or readers[0].target not in once:
+            continue
+        norm = model.get_submodule(readers[0].target)
+        binary = isinstance(model.get_submodule(node.target), BinaryConv2d)
+        if binary and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
+            found[node.target] = readers[0].target
     return found

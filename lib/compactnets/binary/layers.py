@@ -37,10 +37,12 @@ class BinaryConv2d(nn.Conv2d):
             conv.dilation,  # type: ignore[arg-type]
             conv.groups,
             bias=False,
+            device=conv.weight.device,
+            dtype=conv.weight.dtype,
         )
         with torch.no_grad():
             self.weight.copy_(conv.weight)
-        self.shift = nn.Parameter(torch.zeros(conv.in_channels))
+        self.shift = nn.Parameter(conv.weight.new_zeros(conv.in_channels))
         self.binarizer = make_binarizer(self.weight)
         self.slope = slope or Polynomial()
 

@@ -102,6 +102,11 @@ class ResilientScale(nn.Module):
         self.register_buffer("positive", weight.detach() >= 0)
         self.register_buffer("peak", torch.zeros_like(alpha, requires_grad=True), persistent=False)
 
+    def _apply(self, fn, recurse: bool = True):
+        super()._apply(fn, recurse)
+        self.peak = torch.zeros_like(self.share, requires_grad=True)  # a moved copy is no leaf
+        return self
+
     def scale(self, w: Tensor) -> Tensor:
         return self.alpha.abs()
 
@@ -137,8 +142,6 @@ class Remember(Hook):
 
     def start(self, progress: Progress) -> None:
         self._layers = list(resilient_layers(progress.model))
-        for _, scale in self._layers:  # moving to a device makes a copy that collects no gradient
-            scale.peak = torch.zeros_like(scale.share, requires_grad=True)
 
     def after_step(self, progress: Progress) -> None:
         for layer, scale in self._layers:

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,28 @@ def state_digest(model: nn.Module) -> str:
     return state.hexdigest()
 
 
+def function_digest(function: Any) -> str:
+    """sha256 over what a loss computes: its name, source, bound arguments and closure.
+
+    A callable object counts by its repr and its class's source.
+    """
+    if isinstance(function, partial):
+        return digest(function_digest(function.func), function.args, function.keywords)
+    if not inspect.isfunction(function):
+        return digest(repr(function), _source(type(function)))
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    name = f"{function.__module__}.{function.__qualname__}"
+    return digest(name, _source(function), cells, function.__defaults__, function.__kwdefaults__)
+
+
+def _source(thing: Any) -> str:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):  # built in, or typed at a prompt
+        code = getattr(thing, "__code__", None)
+        return repr((code.co_code, code.co_consts)) if code else repr(thing)
+
+
 def _imported(name: str) -> set[str]:
     """Modules of this package whose objects a module holds in its namespace."""
     values = vars(sys.modules[name]).values()
@@ -66,9 +89,11 @@ def code_digest(objects: Iterable[Any]) -> str:
         seen.add(name := todo.pop())
         todo |= _imported(name) - seen
     seen |= {f"compactnets.{name}" for name in TRAINING_CODE}
+    own = {k for k in kinds if not k.__module__.startswith(("compactnets.", "torch.", "builtins"))}
     files = {name: sys.modules[name].__file__ for name in sorted(seen)}
     return digest(
-        {n: Path(f).read_bytes().hex() for n, f in files.items() if f and f.endswith(".py")}
+        {n: Path(f).read_bytes().hex() for n, f in files.items() if f and f.endswith(".py")},
+        sorted(_source(kind) for kind in own),
     )
 
 
@@ -118,7 +143,9 @@ class CheckpointCache:
         """Writes an entry; run must be JSON-able. run.json comes last and marks it complete."""
         entry = self.folder / key
         with paths.write_atomically(entry / "model.safetensors") as temporary:
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, temporary)
+            save_file(
+                {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, temporary
+            )
         facts = {"bytes": (entry / "model.safetensors").stat().st_size, "run": run}
         with paths.write_atomically(entry / "run.json") as temporary:
             temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")

@@ -37,7 +37,7 @@ def evaluate(
     """Mean of each metric over the data, in fp32 and eval mode, on the model's own device.
 
     purpose: a word for the log of test reads (data.test_reads), e.g. "standard, ReBNN, seed 0".
-    The model keeps its training mode. ValueError if the data are empty.
+    Every module keeps its mode. ValueError if the data are empty.
     """
     if len(data) == 0:
         raise ValueError(f"nothing to evaluate on: {data.name} {data.split} is empty")
@@ -47,7 +47,7 @@ def evaluate(
     parameter = next(model.parameters(), None)
     data = data.to(parameter.device if parameter is not None else "cpu")
     sums = dict.fromkeys(metrics, 0.0)
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         for inputs, target in data.chunks(batch):
@@ -55,5 +55,6 @@ def evaluate(
             for name, metric in metrics.items():
                 sums[name] += float(metric(output, target).double().sum())
     finally:
-        model.train(was_training)
+        for module, training in modes:
+            module.training = training
     return {name: total / len(data) for name, total in sums.items()}

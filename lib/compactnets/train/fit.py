@@ -17,7 +17,13 @@ from tqdm.auto import tqdm
 
 from compactnets import seeds
 from compactnets.method import Hook, Method, Progress
-from compactnets.train.cache import CheckpointCache, code_digest, digest, state_digest
+from compactnets.train.cache import (
+    CheckpointCache,
+    code_digest,
+    digest,
+    function_digest,
+    state_digest,
+)
 from compactnets.train.devices import make_fabric, precision_of, wants_compiling
 from compactnets.train.recipe import Recipe
 
@@ -107,17 +113,17 @@ def fit_job(job: Job, *, cache: CheckpointCache | bool = True, fabric: Fabric | 
 def prepare(job: Job, fabric: Fabric) -> tuple[nn.Module, str]:
     """The network at its start, and the key: a hash of all that decides the trained bits but the
     make of the machine and the number of threads."""
+    if len(job.data) == 0:
+        raise ValueError(f"{job.name}: no data to train on ({job.data.name} {job.data.split})")
     example = next(iter(job.data.chunks(2)))[0]
     start = job.method.prepare(job.model, example) if job.method else copy.deepcopy(job.model)
-    loss = _loss_of(job)
-    function, options = (loss.func, loss.keywords) if isinstance(loss, partial) else (loss, {})
     teacher = [repr(job.teacher), state_digest(job.teacher)] if job.teacher else None
     defining = [*start.modules(), *job.hooks, job.recipe.augment]
     defining += [job.method, *job.method.hooks()] if job.method else []
     key = digest(
         [repr(start), state_digest(start), repr(job.recipe), job.data.fingerprint, job.seed],
         [repr(job.method), [repr(hook) for hook in job.hooks], teacher],
-        [f"{function.__module__}.{function.__qualname__}", options],
+        function_digest(_loss_of(job)),
         [str(torch.__version__), fabric.device.type, fabric.world_size, precision_of(fabric)],
         code_digest(defining),
     )
@@ -164,7 +170,8 @@ class _Training:
         silent = not sys.stderr.isatty()
         for epoch in (bar := tqdm(epochs, desc=self.job.name, unit="epoch", disable=silent)):
             self.progress.epoch = epoch
-            line = self.epoch()
+            with seeds.scoped(self.job.seed, "layers", epoch):  # dropout draws from torch's own
+                line = self.epoch()
             for hook in self.hooks:
                 line |= hook.epoch_end(self.progress) or {}
             history.append(json.loads(json.dumps(line)))
@@ -184,6 +191,8 @@ class _Training:
         classes = False
         batches = self.data.batches(recipe.batch, generator=generator, augment=recipe.augment)
         for inputs, target in batches:
+            if len(target) < fabric.world_size:
+                continue  # fewer items than processes: some would have none (on one, never)
             inputs, target, weight = _share(inputs, target, fabric)
             output, value = self.step(inputs, target, weight)
             classes = output.ndim == 2 and target.ndim == 1 and not target.is_floating_point()

@@ -48,8 +48,15 @@ def fit_many(
         raise ValueError(f"at_once must be at least 1, got {at_once}")
     if len(todo) > 1 and at_once > 1:
         _train_in_workers(list(todo.values()), min(at_once, len(todo)), cache.folder)
-    bar = tqdm(jobs, desc="runs", unit="run", disable=not sys.stderr.isatty())
-    return [fit_job(job, cache=cache) for job in bar]
+    runs, failed = [], []
+    for job in tqdm(jobs, desc="runs", unit="run", disable=not sys.stderr.isatty()):
+        try:
+            runs.append(fit_job(job, cache=cache))
+        except Exception as error:  # the others are finished first
+            failed.append(f"{job.name}: {error}")
+    if failed:
+        raise TrainingFailed("\n".join(failed))
+    return runs
 
 
 def _train_in_workers(jobs: list[Job], workers: int, folder: Path) -> None:
@@ -68,9 +75,10 @@ def _train_in_workers(jobs: list[Job], workers: int, folder: Path) -> None:
             for process in started:
                 process.kill()
             raise
-    failed = [e for e, p in zip(errors, started, strict=True) if p.returncode]
-    if failed:
-        raise TrainingFailed("\n".join(failed[0].strip().splitlines()[-15:]))
+    for said, process in zip(errors, started, strict=True):
+        if process.returncode:
+            last = "\n".join(said.strip().splitlines()[-15:])
+            raise TrainingFailed(last or f"a worker ended with status {process.returncode}")
 
 
 def _environment(worker: int) -> dict[str, str]:

@@ -48,6 +48,17 @@ class Recipe:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if not self.lr > 0:
             raise ValueError(f"lr must be positive, got {self.lr}")
+        for name in ("momentum", "weight_decay", "warmup_epochs", "label_smoothing"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.label_smoothing >= 1:
+            raise ValueError(f"label_smoothing must be below 1, got {self.label_smoothing}")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs}) must not exceed epochs ({self.epochs})"
+            )
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip must be positive or None, got {self.grad_clip}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ValueError(f"ema must lie between 0 and 1, got {self.ema}")
         for name, known in (
@@ -63,10 +74,10 @@ class Recipe:
         """Share of the peak lr in force at an optimizer step (counted from 0)."""
         epoch = step / steps_per_epoch
         if epoch < self.warmup_epochs:
-            return (step + 1) / (self.warmup_epochs * steps_per_epoch)
+            return min((step + 1) / (self.warmup_epochs * steps_per_epoch), 1.0)
         if self.stepped == "epoch":
             epoch = math.floor(epoch)
-        done = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1e-9)
+        done = max(epoch - self.warmup_epochs, 0.0) / max(self.epochs - self.warmup_epochs, 1e-9)
         if self.schedule == "linear":
             return 1 - done
         if self.schedule == "cosine":
