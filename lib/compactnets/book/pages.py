@@ -62,6 +62,7 @@ def write_all(out_dir: Path, fresh: Mapping[str, Record] | None = None) -> None:
         "cite": cite.bibliography(papers),
         "xnor": lists.raw(figures.xnor_picture()),
         "kernel-table": kernels.tables(paths.results_dir() / "kernels"),
+        "training-table": kernels.tables(paths.results_dir() / "train"),
         "chapters": lists.chapter_list(papers, chapters),
     }
     parts |= {f"chapter-{c.name}": lists.chapter_map(papers, c) for c in chapters}

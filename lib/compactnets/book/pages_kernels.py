@@ -1,4 +1,4 @@
-"""Tables of measured kernels, read from committed benchmark files."""
+"""Tables of measured kernels and of the training loop, read from committed benchmark files."""
 
 import json
 import re
@@ -72,5 +72,5 @@ def tables(folder: Path) -> str:
     """All benchmark files of a folder; a sentence if nothing has been recorded."""
     files = sorted(folder.glob("*.json")) if folder.is_dir() else []
     if not files:
-        return "*No kernel measurement is recorded yet; `make bench` prints one.*\n"
+        return "*No measurement is recorded yet; `make bench` prints one.*\n"
     return "\n".join(table(file) for file in files) + "\n"
