@@ -256,7 +256,7 @@ def test_an_indented_block_of_a_docstring_stays_as_it_is():
 
 
 def test_kernel_tables_come_from_files_and_an_empty_one_is_refused(tmp_path):
-    assert "No kernel measurement" in kernels.tables(tmp_path / "none")
+    assert "No measurement" in kernels.tables(tmp_path / "none")
     rows = [{"shape": "64x64", "ratio": 3.14159}, {"shape": "8x8", "ratio": 0.5, "note": "slower"}]
     (tmp_path / "conv.json").write_text(json.dumps({"machine": {"cpu": "x"}, "rows": rows}))
     text = kernels.tables(tmp_path)
