@@ -209,7 +209,11 @@ class ReBNN:
     seed: int = 0
 
     def prepare(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """Swaps the convertible convolutions for 1-bit ones; ValueError if there is none."""
+        """Swaps the convertible convolutions for 1-bit ones; ValueError if there is none.
+
+        What flows into them should have both signs, as behind a normalization or PReLU: behind a
+        ReLU every sign is +1 until the learned shift moves it.
+        """
         makers = {
             "resilient": lambda w: ResilientScale(w, self.gamma),
             "analytic": lambda w: AnalyticScale(),
