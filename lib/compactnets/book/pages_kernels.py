@@ -30,6 +30,9 @@ def _conditions(content: Any, rows: list[dict]) -> dict[str, Any]:
     whole = content if isinstance(content, dict) else {}
     machine = whole.get("machine")
     found = {**whole, **(machine if isinstance(machine, dict) else {})}
+    for name, inner in whole.items():  # e.g. difference: {mean, low, high}
+        if isinstance(inner, dict) and name != "machine":
+            found |= {f"{name} {key}": value for key, value in inner.items()}
     found = {k: v for k, v in found.items() if isinstance(v, str | int | float)}
     if len(rows) > 1:
         first = rows[0]
