@@ -88,7 +88,9 @@ def test_a_failure_keeps_the_traceback_and_is_not_taken_for_a_success(toy):
 
 
 def test_a_kernel_that_dies_is_a_failure_with_the_cell_that_killed_it(toy):
-    toy.page("left", "x = 1", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "x = 2")
+    # The pause lets the reply to the cell before get through: a dead kernel answers for nobody.
+    die = "import os, signal, time; time.sleep(2); os.kill(os.getpid(), signal.SIGKILL)"
+    toy.page("left", "x = 1", die, "x = 2")
     with pytest.raises(RunFailed) as caught:
         execute("left", "smoke")
     assert caught.value.failure.error == "DeadKernelError"
