@@ -160,7 +160,7 @@ def test_torch_accepts_the_operator(layout, options):
     x = laid_out(torch.randn(2, 6, 5, 6), layout)
     packed = pack_weight(torch.randn(4, 6 // groups, 3, 3), groups)
     args = (x, packed, torch.rand(4), torch.rand(4), torch.rand(6))
-    torch.library.opcheck(binary_conv2d, args, {"kernel_size": [3, 3], **options})
+    torch.library.opcheck(binary_conv2d.op, args, {"kernel_size": [3, 3], **options})
 
 
 @pytest.mark.parametrize("images", [1, 3])

@@ -35,7 +35,9 @@ class Entry:
 
     ratio is peer_us / ours_us, minima of the rounds; above 1 the kernel is faster. The medians and
     the 5th and 95th percentile of the rounds' ratios say how far to trust it. max_error is the
-    largest absolute difference of the two outputs, compared before the clock started.
+    largest absolute difference of the two outputs, compared before the clock started; None where
+    the peer computes another function on purpose (note says which). operations: multiply-adds, or
+    what the kernel counts, of one call.
     """
 
     kernel: str
@@ -46,11 +48,13 @@ class Entry:
     peer: str
     peer_us: float
     ratio: float
-    max_error: float
+    max_error: float | None
     ours_median_us: float
     peer_median_us: float
     ratio_p5: float
     ratio_p95: float
+    operations: float | None = None
+    note: str = ""
     cpu: str = field(default_factory=cpu_model)
     torch: str = torch.__version__
 
@@ -73,13 +77,14 @@ def store(entries: Iterable[Entry]) -> Path:
 def table(entries: Iterable[Entry]) -> str:
     """The entries as text, one line each, grouped as they came."""
     lines = [
-        f"{'kernel':<16} {'shape':<22} {'thr':>3} {'isa':<9} {'ours us':>9} "
-        f"{'peer':<16} {'peer us':>9} {'ratio':>7} {'5%..95%':>13} {'max error':>10}"
+        f"{'kernel':<18} {'shape':<26} {'thr':>3} {'isa':<9} {'ours us':>9} "
+        f"{'peer':<20} {'peer us':>9} {'ratio':>7} {'5%..95%':>13} {'max error':>10}"
     ]
     for e in entries:
+        error = "-" if e.max_error is None else f"{e.max_error:.1e}"
         spread = f"{e.ratio_p5:.1f}..{e.ratio_p95:.1f}"
         lines.append(
-            f"{e.kernel:<16} {e.shape:<22} {e.threads:>3} {e.isa:<9} {e.ours_us:>9.1f} "
-            f"{e.peer:<16} {e.peer_us:>9.1f} {e.ratio:>6.2f}x {spread:>13} {e.max_error:>10.1e}"
+            f"{e.kernel:<18} {e.shape:<26} {e.threads:>3} {e.isa:<9} {e.ours_us:>9.1f} "
+            f"{e.peer:<20} {e.peer_us:>9.1f} {e.ratio:>6.2f}x {spread:>13} {error:>10}"
         )
     return "\n".join(lines)

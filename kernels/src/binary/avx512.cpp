@@ -7,13 +7,7 @@
 #include <immintrin.h>
 
 #include "binary/conv.hpp"
-
-#if defined(__clang__)
-#define COMPACTNETS_UNROLL _Pragma("unroll")
-#else
-// GCC keeps an array in registers only if every loop over it, the first and last too, is unrolled.
-#define COMPACTNETS_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "common/unroll.hpp"
 
 namespace compactnets::binary {
 namespace {

@@ -4,25 +4,21 @@
 
 #include <algorithm>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <vector>
 
-#include "isa.hpp"
-#include "team.hpp"
+#include "common/isa.hpp"
+#include "common/team.hpp"
+#include "common/workspace.hpp"
 
 namespace compactnets::binary {
 namespace {
 
 const Operations& operations() {
 #ifdef COMPACTNETS_X86
-  switch (current_isa()) {
-    case Isa::avx512: return avx512_operations;
-    case Isa::avx2: return avx2_operations;
-    case Isa::portable: break;
-  }
-#endif
+  return pick<Operations>(nullptr, &avx512_operations, &avx2_operations, portable_operations);
+#else
   return portable_operations;
+#endif
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
@@ -138,24 +134,6 @@ struct Plan {
   std::int64_t image_words() const { return packed.y * packed.x * pixel_words; }
 };
 
-// The packed images of one call. Each thread keeps its buffer: fresh pages from the system would
-// cost more than packing does.
-std::uint32_t* workspace(std::size_t words) {
-  struct Free {
-    void operator()(std::uint32_t* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
-  thread_local std::unique_ptr<std::uint32_t, Free> buffer;
-  thread_local std::size_t capacity = 0;
-  if (words > capacity) {
-    buffer.reset();
-    capacity = 0;
-    buffer.reset(static_cast<std::uint32_t*>(
-        ::operator new(words * sizeof(std::uint32_t), std::align_val_t{64})));
-    capacity = words;
-  }
-  return buffer.get();
-}
-
 // Row `row` of the packed, padded image `image`: zeros outside the input.
 void pack_row(const Plan& plan, const Operations& ops, std::int64_t image, std::int64_t row,
               std::uint32_t* packed) {
@@ -230,7 +208,7 @@ void binary_conv2d(const Conv& conv) {
   const Plan plan(conv);
   const Operations& ops = operations();
   const int threads = useful_threads(plan);
-  std::uint32_t* packed = workspace(static_cast<std::size_t>(conv.images * plan.image_words()));
+  auto* packed = workspace<std::uint32_t>(Slot::activations, conv.images * plan.image_words());
 
   const std::int64_t pack_rows = conv.images * plan.packed.y;
   const std::int64_t pack_step = rows_per_task(pack_rows, 1, threads);

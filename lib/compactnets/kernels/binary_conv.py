@@ -12,10 +12,11 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.dlpack import to_dlpack  # pyright: ignore[reportPrivateImportUsage]
 
 from compactnets.kernels import native
 from compactnets.kernels.binary_pack import LANES, blocks_and_steps, pack_weight, unpack_weight
+from compactnets.kernels.geometry import pair, positions
+from compactnets.kernels.operator import Operator
 
 __all__ = ["binary_conv2d", "binary_conv2d_reference", "pack_weight", "unpack_weight"]
 
@@ -58,21 +59,10 @@ def _output_shape(
             f"{tuple(kernel_size)} and groups={groups} need {expected}"
         )
     height, width = (
-        _positions(x[2 + axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis])
+        positions(x[2 + axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis])
         for axis in (0, 1)
     )
     return x[0], outputs, height, width
-
-
-def _positions(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Output positions along one axis."""
-    room = size + 2 * padding - dilation * (kernel - 1) - 1
-    if size == 0 or room < 0:
-        raise ValueError(
-            f"kernel_size {kernel} (dilation {dilation}) does not fit x of size {size} "
-            f"with padding {padding}"
-        )
-    return room // stride + 1
 
 
 _output_shape_cached = functools.lru_cache(maxsize=1024)(_output_shape)
@@ -152,15 +142,9 @@ _SCHEMA = (
     "int[2] kernel_size, int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1) "
     "-> Tensor"
 )
-# The operator: arguments and result of binary_conv2d_reference (one int stands for two equal
-# ones); on the CPU it runs compiled.
-binary_conv2d = torch.library.custom_op(
-    "compactnets::binary_conv2d", binary_conv2d_reference, mutates_args=(), schema=_SCHEMA
-)
 
 
-@binary_conv2d.register_fake
-def _(
+def _fake(
     x,
     packed,
     scale,
@@ -179,14 +163,10 @@ def _(
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
 
 
-def _register(module: ModuleType) -> None:
-    """Puts the compiled kernel behind the operator, on the CPU.
+def _kernel(module: ModuleType):
+    """The operator on the compiled module."""
 
-    As a plain implementation: custom_op's register_kernel wraps it once more, at 3 us a call.
-    """
-
-    @torch.library.impl("compactnets::binary_conv2d", "CPU")
-    def _(
+    def run(
         x,
         packed,
         scale,
@@ -201,16 +181,22 @@ def _register(module: ModuleType) -> None:
     ):
         tensors = (x, packed, scale, bias, input_shift)
         _check_tensors(*tensors)
-        geometry = (tuple(kernel_size), tuple(stride), tuple(padding), tuple(dilation), groups)
+        geometry = (
+            pair("kernel_size", kernel_size),
+            pair("stride", stride),
+            pair("padding", padding, least=0),
+            pair("dilation", dilation),
+            groups,
+        )
         shape = _output_shape_cached(*_shapes(*tensors), *geometry)
         channels_last = x.stride(1) == 1
         if not channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         y = torch.empty(shape, memory_format=torch.channels_last)
         module.binary_conv2d(
-            _dlpack(x),
-            *map(_dlpack_dense, (packed, scale, bias, input_shift)),
-            to_dlpack(y),
+            native.dlpack(x),
+            *map(native.dense, (packed, scale, bias, input_shift)),
+            native.dlpack(y),
             *geometry,
             torch.get_num_threads(),
         )
@@ -218,14 +204,14 @@ def _register(module: ModuleType) -> None:
             return y
         return torch.empty_like(y, memory_format=torch.contiguous_format).copy_(y)
 
-
-def _dlpack(x: Tensor):
-    return to_dlpack(x.detach() if x.requires_grad else x)
+    return run
 
 
-def _dlpack_dense(x: Tensor | None):
-    return None if x is None else _dlpack(x.contiguous())
-
-
-if (_native := native.load()) is not None:
-    _register(_native)
+# Arguments and result of binary_conv2d_reference; one int stands for two equal ones.
+binary_conv2d = Operator(
+    "binary_conv2d",
+    binary_conv2d_reference,
+    schema=_SCHEMA,
+    fake=_fake,
+    kernel=native.bind(_kernel),
+)

@@ -1,18 +1,21 @@
 """Finds the compiled kernels, or says once why there are none and what to do about it.
 
-COMPACTNETS_ISA forces a path: avx512, avx2, portable (compiled) or reference (PyTorch only).
+COMPACTNETS_ISA forces a path: amx, avx512, avx2, portable (compiled) or reference (PyTorch only).
 """
 
 import functools
 import importlib
 import os
 import warnings
+from collections.abc import Callable
 from types import ModuleType
 
 import torch  # noqa: F401  (first, so that the kernels find the threads of its OpenMP runtime)
+from torch import Tensor
+from torch.utils.dlpack import to_dlpack  # pyright: ignore[reportPrivateImportUsage]
 
 REFERENCE = "reference"
-_INTERFACE = 1  # the signatures this package calls; compare INTERFACE in kernels/src/module.cpp
+_INTERFACE = 2  # the signatures this package calls; compare INTERFACE in kernels/src/module.cpp
 _CURE = (
     "Install a C++20 compiler (Debian: apt install g++) and reinstall compactnets "
     "(in a checkout: pip install --no-deps -e .)"
@@ -60,7 +63,7 @@ def load() -> ModuleType | None:
 
 
 def isa() -> str:
-    """The path in use: "avx512", "avx2", "portable", or "reference" (PyTorch, nothing compiled)."""
+    """The path in use: "amx", "avx512", "avx2", "portable" or "reference" (nothing compiled)."""
     module = load()
     return REFERENCE if module is None else module.isa()
 
@@ -74,3 +77,19 @@ def supported() -> list[str]:
 def available() -> bool:
     """Whether compiled kernels are in use."""
     return load() is not None
+
+
+def bind(make: Callable[[ModuleType], Callable[..., Tensor]]) -> Callable[..., Tensor] | None:
+    """make(module), an operator's compiled form, or None where nothing is compiled."""
+    module = load()
+    return None if module is None else make(module)
+
+
+def dlpack(x: Tensor):
+    """x as the compiled module takes it: the same memory."""
+    return to_dlpack(x.detach() if x.requires_grad else x)
+
+
+def dense(x: Tensor | None):
+    """The same of x.contiguous(); None stays None."""
+    return None if x is None else dlpack(x.contiguous())

@@ -1,21 +1,53 @@
-#include "isa.hpp"
+#include "common/isa.hpp"
 
 #include <atomic>
 #include <stdexcept>
 
+#if defined(COMPACTNETS_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace compactnets {
 namespace {
+
+#ifdef COMPACTNETS_X86
+// The tiles are 8 KiB of state per thread, which Linux saves only for a process that asked for it.
+bool system_grants_tiles() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512vbmi");
+}
+
+bool has_amx() {
+  static const bool granted = __builtin_cpu_supports("amx-tile") &&
+                              __builtin_cpu_supports("amx-int8") && system_grants_tiles();
+  return granted && has_avx512();
+}
+#endif
 
 bool cpu_runs(Isa isa) {
   switch (isa) {
 #ifdef COMPACTNETS_X86
+    case Isa::amx:
+      return has_amx();
     case Isa::avx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-             __builtin_cpu_supports("avx512vpopcntdq");
+      return has_avx512();
     case Isa::avx2:
-      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("popcnt");
 #else
+    case Isa::amx:
     case Isa::avx512:
     case Isa::avx2:
       return false;
@@ -26,7 +58,7 @@ bool cpu_runs(Isa isa) {
   return false;
 }
 
-constexpr Isa kFastestFirst[] = {Isa::avx512, Isa::avx2, Isa::portable};
+constexpr Isa kFastestFirst[] = {Isa::amx, Isa::avx512, Isa::avx2, Isa::portable};
 
 Isa fastest() {
   for (Isa isa : kFastestFirst)
@@ -43,6 +75,7 @@ std::atomic<Isa>& selected() {
 
 std::string isa_name(Isa isa) {
   switch (isa) {
+    case Isa::amx: return "amx";
     case Isa::avx512: return "avx512";
     case Isa::avx2: return "avx2";
     case Isa::portable: return "portable";

@@ -1,4 +1,4 @@
-#include "team.hpp"
+#include "common/team.hpp"
 
 #include <atomic>
 #include <thread>
