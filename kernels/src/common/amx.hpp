@@ -31,4 +31,44 @@ class FullTiles {
   FullTiles& operator=(const FullTiles&) = delete;
 };
 
+// One block of 32 rows by 32 columns, the largest whose operands a step loads once for two uses:
+// four tiles of sums, two of A, two of B; 4 loads (8 cycles each) hide behind 4 products (16 cycles).
+//   C = sum over steps s of A_s B_s,   C row-major int32, c_step entries from row to row
+// A_s: rows 0..15 at upper + offsets[s], rows 16..31 at lower + offsets[s], each row 64 bytes and
+// a_step bytes from the one before: rows of a matrix, or neighbouring pixels of an image, where
+// offsets[s] walks over taps and channels, so that a convolution needs no im2col.
+// B_s: 2048 bytes from b + 2048 s: the tile of columns 0..15, then that of 16..31.
+// All 16 rows of a tile are read whether they are used or not: pad the image.
+template <bool kSignedA>
+inline void multiply_block(const void* upper, const void* lower, std::int64_t a_step,
+                           const std::int32_t* offsets, int steps, const void* b, std::int32_t* c,
+                           std::int64_t c_step) {
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  const char* weights = static_cast<const char*>(b);
+  for (int s = 0; s < steps; ++s, weights += 2048) {
+    _tile_loadd(4, static_cast<const char*>(upper) + offsets[s], a_step);
+    _tile_loadd(5, static_cast<const char*>(lower) + offsets[s], a_step);
+    _tile_loadd(6, weights, 64);
+    _tile_loadd(7, weights + 1024, 64);
+    if constexpr (kSignedA) {
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+      _tile_dpbssd(2, 5, 6);
+      _tile_dpbssd(3, 5, 7);
+    } else {
+      _tile_dpbusd(0, 4, 6);
+      _tile_dpbusd(1, 4, 7);
+      _tile_dpbusd(2, 5, 6);
+      _tile_dpbusd(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c, c_step * 4);
+  _tile_stored(1, c + 16, c_step * 4);
+  _tile_stored(2, c + 16 * c_step, c_step * 4);
+  _tile_stored(3, c + 16 * c_step + 16, c_step * 4);
+}
+
 }  // namespace compactnets
