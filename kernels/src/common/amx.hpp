@@ -8,6 +8,10 @@
 
 namespace compactnets {
 
+// GCC's tile intrinsics do not tell the compiler that they read memory: what was stored before has
+// to be stored by now.
+inline void memory_is_written() { asm volatile("" ::: "memory"); }
+
 // Gives all eight tiles their full size while it lives, on the thread that made it. To be made
 // inside each task of a parallel loop: the configuration belongs to a thread, costs some tens of
 // cycles, and a thread with live tiles pays for them at every context switch.
@@ -24,6 +28,7 @@ class FullTiles {
       config.bytes_of_row[tile] = 64;
       config.rows[tile] = 16;
     }
+    memory_is_written();
     _tile_loadconfig(&config);
   }
   ~FullTiles() { _tile_release(); }
@@ -43,6 +48,7 @@ template <bool kSignedA>
 inline void multiply_block(const void* upper, const void* lower, std::int64_t a_step,
                            const std::int32_t* offsets, int steps, const void* b, std::int32_t* c,
                            std::int64_t c_step) {
+  memory_is_written();
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
@@ -69,6 +75,7 @@ inline void multiply_block(const void* upper, const void* lower, std::int64_t a_
   _tile_stored(1, c + 16, c_step * 4);
   _tile_stored(2, c + 16 * c_step, c_step * 4);
   _tile_stored(3, c + 16 * c_step + 16, c_step * 4);
+  memory_is_written();
 }
 
 }  // namespace compactnets
