@@ -14,6 +14,9 @@ BOOK := $(BIN)/python -m compactnets.book
 # uv from the PATH, else one in a small environment of its own.
 UV := $(or $(shell command -v uv 2>/dev/null),.venv/.uv/bin/uv)
 
+LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --no-header \
+	--no-annotate --quiet
+
 .DEFAULT_GOAL := help
 .PHONY: help setup book paper test bench lint lab data lock clean
 
@@ -32,7 +35,7 @@ test: .venv/.package  ## unit tests, kernels, pipeline, every notebook at profil
 	@$(BIN)/python -m pytest tests _build/smoke --nbval-lax --nbval-current-env \
 		--nbval-cell-timeout=300 $(FLAGS)
 
-bench: .venv/.package  ## kernels and training against their peers
+bench: .venv/.bench  ## kernels and training against their peers, which it installs
 	$(BIN)/python -m kernels.bench $(FLAGS)
 	@set -e; for script in $(wildcard bench/*.py); do \
 		echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
@@ -48,12 +51,12 @@ lab: .venv/.package  ## JupyterLab; a double click on a notebook's .md opens it 
 data: .venv/.package  ## download a data set: SET=cifar10
 	$(BIN)/compactnets data fetch $(SET)
 
-lock: | $(UV)  ## new versions for requirements.lock, within pyproject.toml
-	$(UV) pip compile pyproject.toml --all-extras --universal \
-		--python-version 3.11 --upgrade --no-header --no-annotate --quiet \
-		--output-file requirements.lock
-	sed -i.old -E "/(== 'win32'|== 'nt'|== 'emscripten')$$/d" requirements.lock
-	rm requirements.lock.old
+lock: | $(UV)  ## new versions for the two lock files, within pyproject.toml
+	$(LOCK) --upgrade --extra book --extra test --extra build --output-file requirements.lock
+	$(LOCK) --upgrade --extra bench --constraint requirements.lock \
+		--output-file requirements-bench.lock
+	sed -i.old -E "/(== 'win32'|== 'nt'|== 'emscripten')$$/d" requirements.lock requirements-bench.lock
+	rm requirements.lock.old requirements-bench.lock.old
 
 clean:  ## remove everything that can be made again, but for .venv and the caches in your home
 	rm -rf _build
@@ -75,6 +78,10 @@ setup: .venv/.package  ## only .venv, the package and its kernels
 		compiler (Debian: apt install g++); the references in PyTorch run instead")'
 	@mkdir -p .venv/share/jupyter/lab/settings
 	@cp workflow/lab/overrides.json .venv/share/jupyter/lab/settings/overrides.json
+	@touch $@
+
+.venv/.bench: .venv/.package requirements-bench.lock
+	$(UV) pip install --quiet --python $(BIN)/python -r requirements-bench.lock
 	@touch $@
 
 .venv/.uv/bin/uv:
