@@ -18,7 +18,7 @@ LOCK := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --no-
 	--no-annotate --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book paper test bench lint lab data lock clean
+.PHONY: help setup book paper test bench sanitize lint lab data lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST)
@@ -39,6 +39,19 @@ bench: .venv/.bench  ## kernels and training against their peers, which it insta
 	$(BIN)/python -m kernels.bench $(FLAGS)
 	@set -e; for script in $(wildcard bench/*.py); do \
 		echo "$(BIN)/python $$script"; $(BIN)/python $$script; done
+
+# In an environment of its own: an editable install would bring the module without sanitizers.
+SANITIZED := _build/sanitize/venv/bin/python
+sanitize: .venv/.package  ## tests of the kernels under the address and undefined-behaviour sanitizers
+	$(UV) venv --quiet --allow-existing --python "$$(readlink -f $(BIN)/python)" _build/sanitize/venv
+	$(UV) pip install --quiet --python $(SANITIZED) scikit-build-core nanobind ninja cmake
+	$(UV) pip install --quiet --python $(SANITIZED) --no-build-isolation --no-deps --reinstall \
+		--config-settings build-dir=_build/sanitize/native \
+		--config-settings cmake.define.COMPACTNETS_SANITIZE=ON .
+	PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
+		$(SANITIZED) -m pytest $(wildcard tests/test_kernels_*.py) $(FLAGS)
 
 lint: .venv/.package  ## format, lint and types
 	$(BIN)/ruff format --check lib tests

@@ -19,14 +19,15 @@ def contest(
     tolerance: float = 0.0,
     unequal: Mapping[str, str] | None = None,
     operations: float | None = None,
+    unit: str = "",
+    traffic: float | None = None,
 ) -> Iterator[Entry]:
     """Entries of `ours` beside each peer (None: not installed here, left out).
 
     tolerance: the largest absolute difference from a peer's output that is still equal; more is an
     error, before anything is timed. unequal: peers that compute another function on purpose (other
     scales, another rounding), each with the reason; their outputs are not compared, their rows have
-    max_error None. operations: multiply-adds (or what the kernel counts) of one call, for the share
-    of the machine's peak.
+    max_error None. operations, unit, traffic: see Entry.
     """
     unequal = unequal or {}
     present = {name: call for name, call in peers.items() if call is not None}
@@ -61,5 +62,7 @@ def contest(
             ratio_p5=1 / high,
             ratio_p95=1 / low,
             operations=operations,
+            unit=unit,
+            traffic=traffic,
             note=unequal.get(peer, ""),
         )

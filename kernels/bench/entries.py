@@ -1,14 +1,18 @@
 """What a benchmark reports, and the file that collects it."""
 
+import contextlib
+import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from compactnets import paths
+from compactnets import kernels, paths
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Entry:
     the 5th and 95th percentile of the rounds' ratios say how far to trust it. max_error is the
     largest absolute difference of the two outputs, compared before the clock started; None where
     the peer computes another function on purpose (note says which). operations: multiply-adds, or
-    what the kernel counts, of one call.
+    what the kernel counts, of one call; unit: the arithmetic they run on ("fp32", "int8", "1-bit",
+    see roofline.py); traffic: bytes of input, weights and output.
     """
 
     kernel: str
@@ -54,6 +59,8 @@ class Entry:
     ratio_p5: float
     ratio_p95: float
     operations: float | None = None
+    unit: str = ""
+    traffic: float | None = None
     note: str = ""
     cpu: str = field(default_factory=cpu_model)
     torch: str = torch.__version__
@@ -62,16 +69,38 @@ class Entry:
         return (self.kernel, self.shape, self.threads, self.isa, self.peer)
 
 
-def store(entries: Iterable[Entry]) -> Path:
-    """Puts the entries into _build/bench.json in place of older ones of the same rows."""
-    path = paths.build_dir() / "bench.json"
-    kept = json.loads(path.read_text()) if path.exists() else []
+def store(entries: Iterable[Entry], path: Path | None = None, **about: Any) -> Path:
+    """Puts the entries into a file in place of older ones of the same rows; its path.
+
+    path: of a record, which holds `about` as well; by default _build/bench.json, a bare list.
+    """
+    record = path is not None
+    path = path or paths.build_dir() / "bench.json"
+    content = json.loads(path.read_text()) if path.exists() else []
+    kept = content["rows"] if isinstance(content, dict) else content
     fresh = {entry.key(): asdict(entry) for entry in entries}
     names = ("kernel", "shape", "threads", "isa", "peer")
-    kept = [row for row in kept if tuple(row.get(name) for name in names) not in fresh]
+    rows = [row for row in kept if tuple(row.get(name) for name in names) not in fresh]
+    rows += fresh.values()
     with paths.write_atomically(path) as temporary:
-        temporary.write_text(json.dumps([*kept, *fresh.values()], indent=1) + "\n")
+        written = {**about, "rows": rows} if record else rows
+        temporary.write_text(json.dumps(written, indent=1) + "\n")
     return path
+
+
+def machine() -> dict[str, str]:
+    """What the figures of a record depend on."""
+    cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    return {"CPU": cpu_model(), "with": cores, "paths": ", ".join(kernels.supported()[:-1])}
+
+
+def versions() -> dict[str, str]:
+    """Versions of torch and of the peers that are installed."""
+    found = {"Python": platform.python_version()}
+    for name in ("torch", "onnxruntime", "openvino", "ncnn", "scipy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def table(entries: Iterable[Entry]) -> str:

@@ -16,12 +16,19 @@ struct Buffer {
   std::size_t size = 0;
 };
 
+// Under the address sanitizer a buffer is never larger than asked for, so that it sees a read beyond.
+#ifdef __SANITIZE_ADDRESS__
+bool fits(std::size_t size, std::size_t bytes) { return size == bytes; }
+#else
+bool fits(std::size_t size, std::size_t bytes) { return size >= bytes; }
+#endif
+
 }  // namespace
 
 void* workspace_bytes(Slot slot, std::size_t bytes) {
   thread_local std::array<Buffer, 4> buffers;
   Buffer& buffer = buffers[static_cast<std::size_t>(slot)];
-  if (bytes > buffer.size) {
+  if (!buffer.bytes || !fits(buffer.size, bytes)) {
     buffer.bytes.reset();
     buffer.size = 0;
     buffer.bytes.reset(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64})));

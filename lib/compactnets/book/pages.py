@@ -24,12 +24,18 @@ from compactnets.book import pages_api as api
 from compactnets.book import pages_board as board
 from compactnets.book import pages_chapters as lists
 from compactnets.book import pages_cite as cite
+from compactnets.book import pages_contests as contests
 from compactnets.book import pages_figures as figures
 from compactnets.book import pages_kernels as kernels
 from compactnets.book import pages_outline as outline
+from compactnets.book import pages_roofline as roofline
+from compactnets.book import pages_tricks as tricks
 from compactnets.study.record import Record
 
 MATHJAX_PACKAGE = "sphinx-mathjax-offline"  # ships MathJax 3; the name is not an identifier
+KERNEL_PAGES = (
+    "one-bit", "int8", "sparse", "nm", "adder", "winograd", "shift-dct", "networks"
+)  # fmt: skip
 MATHJAX = "tex-svg-full.js"  # every TeX package and all glyphs in one file
 
 
@@ -61,10 +67,17 @@ def write_all(out_dir: Path, fresh: Mapping[str, Record] | None = None) -> None:
         "errata": lists.errata(papers),
         "cite": cite.bibliography(papers),
         "xnor": lists.raw(figures.xnor_picture()),
-        "kernel-table": kernels.tables(paths.results_dir() / "kernels"),
         "training-table": kernels.tables(paths.results_dir() / "train"),
         "chapters": lists.chapter_list(papers, chapters),
     }
+    recorded = contests.contests(paths.results_dir() / "kernels")
+    parts |= {f"kernel-{name}": contests.section(content) for name, content in recorded.items()}
+    parts |= {
+        f"roofline-{name}": lists.raw(roofline.roofline(content) or "")
+        for name, content in recorded.items()
+    }
+    parts |= {f"picture-{name}": lists.raw(draw()) for name, draw in tricks.PICTURES.items()}
+    parts["best-peers"] = lists.raw(roofline.best_peers(recorded) or "")
     parts |= {f"chapter-{c.name}": lists.chapter_map(papers, c) for c in chapters}
     for name, text in parts.items():
         _write(out_dir / "_generated" / f"{name}.md", text)
@@ -86,7 +99,9 @@ def toc(pages: set[str], packages: Sequence[str] = ()) -> str:
         entry: dict = {"file": f"chapters/{chapter.name}"}
         parts.append(entry | ({"sections": sections} if sections else {}))
     front = [{"file": name} for name in ("how-to-read", "protocol", "scoreboard")]
-    reference: list[dict] = [{"file": name} for name in ("kernels", "errata", "glossary")]
+    below = [{"file": f"kernels/{name}"} for name in KERNEL_PAGES]
+    reference: list[dict] = [{"file": "kernels", "sections": below}]
+    reference += [{"file": name} for name in ("errata", "glossary")]
     sections = [{"file": f"api/{package}"} for package in packages]
     reference.append({"file": "api/index"} | ({"sections": sections} if sections else {}))
     reference += [{"file": name} for name in ("bibliography", "contributing")]
