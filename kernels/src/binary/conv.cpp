@@ -14,11 +14,8 @@ namespace compactnets::binary {
 namespace {
 
 const Operations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<Operations>(nullptr, &avx512_operations, &avx2_operations, portable_operations);
-#else
-  return portable_operations;
-#endif
+  return pick<Operations>(nullptr, COMPACTNETS_AVX512(avx512_operations),
+                          COMPACTNETS_AVX2(avx2_operations), portable_operations);
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }

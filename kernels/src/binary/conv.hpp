@@ -59,10 +59,8 @@ struct Operations {
 };
 
 extern const Operations portable_operations;
-#ifdef COMPACTNETS_X86
 extern const Operations avx2_operations;
 extern const Operations avx512_operations;
-#endif
 
 struct Size2 {
   std::int64_t y, x;

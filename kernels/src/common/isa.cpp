@@ -3,7 +3,7 @@
 #include <atomic>
 #include <stdexcept>
 
-#if defined(COMPACTNETS_X86) && defined(__linux__)
+#if defined(COMPACTNETS_HAS_AMX) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -11,7 +11,16 @@
 namespace compactnets {
 namespace {
 
-#ifdef COMPACTNETS_X86
+#ifdef COMPACTNETS_HAS_AVX512
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512vbmi");
+}
+#endif
+
+#ifdef COMPACTNETS_HAS_AMX
 // The tiles are 8 KiB of state per thread, which Linux saves only for a process that asked for it.
 bool system_grants_tiles() {
 #if defined(__linux__) && defined(SYS_arch_prctl)
@@ -20,13 +29,6 @@ bool system_grants_tiles() {
 #else
   return false;
 #endif
-}
-
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni") &&
-         __builtin_cpu_supports("avx512vbmi");
 }
 
 bool has_amx() {
@@ -38,24 +40,24 @@ bool has_amx() {
 
 bool cpu_runs(Isa isa) {
   switch (isa) {
-#ifdef COMPACTNETS_X86
+#ifdef COMPACTNETS_HAS_AMX
     case Isa::amx:
       return has_amx();
+#endif
+#ifdef COMPACTNETS_HAS_AVX512
     case Isa::avx512:
       return has_avx512();
+#endif
+#ifdef COMPACTNETS_HAS_AVX2
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
              __builtin_cpu_supports("popcnt");
-#else
-    case Isa::amx:
-    case Isa::avx512:
-    case Isa::avx2:
-      return false;
 #endif
     case Isa::portable:
       return true;
+    default:
+      return false;
   }
-  return false;
 }
 
 constexpr Isa kFastestFirst[] = {Isa::amx, Isa::avx512, Isa::avx2, Isa::portable};

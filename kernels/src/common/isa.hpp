@@ -19,8 +19,25 @@ std::string isa_name(Isa isa);
 // Throws std::invalid_argument that lists the supported names.
 void select_isa(const std::string& name);
 
+// The address of a family's entry for a path, or nullptr where the path is not built.
+#ifdef COMPACTNETS_HAS_AMX
+#define COMPACTNETS_AMX(entry) (&(entry))
+#else
+#define COMPACTNETS_AMX(entry) nullptr
+#endif
+#ifdef COMPACTNETS_HAS_AVX512
+#define COMPACTNETS_AVX512(entry) (&(entry))
+#else
+#define COMPACTNETS_AVX512(entry) nullptr
+#endif
+#ifdef COMPACTNETS_HAS_AVX2
+#define COMPACTNETS_AVX2(entry) (&(entry))
+#else
+#define COMPACTNETS_AVX2(entry) nullptr
+#endif
+
 // What a family of kernels has for the path in use: its own entry, or the one of the next slower
-// path where it has none (nullptr). On other processors than x86 the three are nullptr.
+// path where it has none (nullptr).
 template <typename Operations>
 const Operations& pick(const Operations* amx, const Operations* avx512, const Operations* avx2,
                        const Operations& portable) {
