@@ -43,6 +43,12 @@ def test_one_bit_product_and_the_pair_trick_count_what_signs_multiply():
     assert torch.equal(page["count_pairs"](words_a, words_w), plain)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_fits_the_page_without_scrolling(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        assert [line for line in block.splitlines() if len(line) > 76] == []
+
+
 def test_affine_product_equals_the_float_product_of_what_the_codes_stand_for():
     page = code_of("int8")
     q = torch.randint(256, (4, 70), dtype=torch.uint8)
@@ -152,6 +158,11 @@ def test_a_contest_shows_ratio_share_paths_threads_and_what_is_not_the_same():
     assert "20 µs (0.50)" in text  # half as fast on avx2
     assert "6 µs (1.67×)" in text  # on two threads
     assert "CPU x<y" in text and "torch 2" in text
+
+
+def test_times_have_three_digits_that_count():
+    times = [contests.microseconds(t) for t in (0.5, 99.96, 1080.4, 45_600.0, 1.2e6)]
+    assert times == ["0.5 µs", "100 µs", "1,080 µs", "45.6 ms", "1,200 ms"]
 
 
 def test_the_share_of_the_peak_counts_threads_and_falls_to_the_next_path():

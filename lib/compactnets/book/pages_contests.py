@@ -53,8 +53,10 @@ def fastest(rows: Iterable[Row]) -> str:
 
 
 def microseconds(value: float) -> str:
-    """123 µs, 4.56 ms: three digits that count."""
-    return f"{value / 1000:.3g} ms" if value >= 10_000 else f"{value:.3g} µs".replace("e+03", "")
+    """4.56 µs, 123 µs, 12.3 ms: three digits that count."""
+    if value >= 10_000:
+        return f"{value / 1000:,.3g} ms" if value < 999_500 else f"{value / 1000:,.0f} ms"
+    return f"{value:,.0f} µs" if value >= 99.95 else f"{value:.3g} µs"
 
 
 def rate(row: Row) -> float | None:

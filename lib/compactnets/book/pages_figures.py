@@ -144,7 +144,7 @@ def xnor_picture(seed: int = 3) -> str:
     draw = generator(seed, "xnor picture")
     a, w = (torch.randint(2, (3, 3), generator=draw) for _ in range(2))
     differ = a ^ w
-    signs = int(((2 * a - 1) * (2 * w - 1)).sum())
+    signs = int(((1 - 2 * a) * (1 - 2 * w)).sum())
     ones = int(differ.sum())
     if signs != 9 - 2 * ones:
         raise ArithmeticError(f"signs give {signs}, bits give {9 - 2 * ones}")
@@ -155,6 +155,6 @@ def xnor_picture(seed: int = 3) -> str:
     parts += _grid(differ.tolist(), 224, 30, "differ", "cn-differ")
     parts.append(label(312, 56, f"popcount = {ones}", class_="cn-text"))
     parts.append(label(312, 82, f"9 − 2 · {ones} = {signs}", class_="cn-text cn-strong"))
-    caption = f"sum of products of the signs: {signs}; squares hold 1 for +1 and 0 for −1"
+    caption = f"sum of products of the signs: {signs}; squares hold 0 for +1 and 1 for −1"
     parts.append(label(10, 118, caption, class_="cn-note"))
     return drawing(430, 126, "A 3x3 one-bit product by xor and population count", *parts)
