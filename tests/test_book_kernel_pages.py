@@ -140,7 +140,14 @@ CONTENT = {
     "title": "a kernel",
     "machine": {"CPU": "x<y"},
     "versions": {"torch": "2"},
-    "peaks": {"fp32 avx512": 200.0, "fp32 avx2": 100.0, "L2": 50.0, "memory": 10.0},
+    "peaks": {
+        "avx512.fp32_fma": 200.0,
+        "avx2.fp32_fma": 100.0,
+        "amx.int8_dot": 900.0,
+        "avx512.bit_pairs": 500.0,
+        "read.l2": 50.0,
+        "read.memory": 10.0,
+    },  # fmt: skip
     "rows": [
         row(),
         row(peer="other", theirs=5.0, max_error=None, note="rounds"),
@@ -170,6 +177,8 @@ def test_the_share_of_the_peak_counts_threads_and_falls_to_the_next_path():
     assert contests.share(row(threads=2, ours=5.0), peaks) == 0.5
     assert contests.share(row(isa="amx"), peaks) == 0.5
     assert contests.share(row(unit="int8"), peaks) is None
+    assert contests.limit("1-bit", "amx", peaks) == "amx.int8_dot"
+    assert contests.limit("1-bit", "avx512", peaks) == "avx512.bit_pairs"
 
 
 def test_the_best_peer_is_the_fastest_that_computes_the_same():
@@ -183,7 +192,7 @@ def test_the_best_peer_is_the_fastest_that_computes_the_same():
 def test_the_roofline_has_a_point_per_shape_under_the_measured_limits():
     picture = roofline.roofline(CONTENT)
     assert picture.count("cn-point") == 2
-    assert "fp32 avx512" in picture and "L2, 50 GB/s" in picture
+    assert "avx512.fp32_fma" in picture and "l2, 50 GB/s" in picture
     assert roofline.roofline({**CONTENT, "peaks": {}}) is None
 
 

@@ -15,6 +15,16 @@ from compactnets.book.pages_figures import tag
 
 PATHS = ("amx", "avx512", "avx2", "portable", "reference")  # fastest first
 
+# What a row's unit is measured against: loops of kernels/bench/roofline.py, the first that a path has.
+LOOPS = {
+    "fp32": ("fp32_fma",),
+    "int8": ("int8_dot",),
+    "1-bit": ("bit_pairs", "int8_dot"),
+    "N:M": ("int8_gather",),
+    "fp32 L1": ("fp32_umax_add",),
+    "int8 L1": ("int8_sad",),
+}
+
 Row = Mapping[str, Any]
 
 
@@ -64,21 +74,18 @@ def rate(row: Row) -> float | None:
     return row["operations"] / row["ours_us"] / 1e3 if row.get("operations") else None
 
 
-def peak(row: Row, peaks: Mapping[str, float]) -> float | None:
-    """The machine's measured limit for the row's arithmetic on its path, for as many threads.
-
-    A family without code for a path runs the next slower one's.
-    """
-    slower = PATHS[PATHS.index(row["isa"]) :] if row["isa"] in PATHS else ()
-    limits = (peaks.get(f"{row.get('unit')} {path}") for path in slower)
-    limit = next(filter(None, limits), None)
-    return limit * row["threads"] if limit else None
+def limit(unit: str, isa: str, peaks: Mapping[str, float]) -> str | None:
+    """Name of the peak that bounds a unit on a path; a family without code for a path runs the
+    next slower one's. None where nothing is known."""
+    slower = PATHS[PATHS.index(isa) :] if isa in PATHS else ()
+    names = (f"{path}.{loop}" for path in slower for loop in LOOPS.get(unit, ()))
+    return next((name for name in names if name in peaks), None)
 
 
 def share(row: Row, peaks: Mapping[str, float]) -> float | None:
-    """Fraction of that limit which is reached."""
-    limit, reached = peak(row, peaks), rate(row)
-    return reached / limit if limit and reached else None
+    """Fraction of the machine's measured peak that is reached, of as many cores as threads."""
+    name, reached = limit(row.get("unit", ""), row["isa"], peaks), rate(row)
+    return reached / (peaks[name] * row["threads"]) if name and reached else None
 
 
 def _shapes(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -109,8 +116,8 @@ def _beside_peers(rows: Sequence[Row], peaks: Mapping[str, float]) -> str:
             reached = rate(own[0])
             cells.append(f"{reached:,.0f}" if reached else "")
         if shared:
-            part = share(own[0], peaks)
-            cells.append(tag("span", f"{part:.0%}", title=own[0]["unit"]) if part else "")
+            part, bound = share(own[0], peaks), limit(own[0]["unit"], own[0]["isa"], peaks)
+            cells.append(tag("span", f"{part:.0%}", title=bound) if part else "")
         by_peer = {row["peer"]: row for row in own}
         cells += [_ratio(by_peer[peer]) if peer in by_peer else "" for peer in peers]
         errors = [row["max_error"] for row in own if row["max_error"] is not None]

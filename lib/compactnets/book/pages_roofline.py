@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from compactnets.book.pages_contests import PATHS, Row, fastest, rate
+from compactnets.book.pages_contests import PATHS, Row, fastest, limit, rate
 from compactnets.book.pages_figures import drawing, label, tag
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 620, 16, 300
-BANDWIDTHS = ("L2", "memory")
+BANDWIDTHS = ("read.l1", "read.l2", "read.memory")
 AXIS = "operations per byte of input, weights and output"
 
 
@@ -41,11 +41,10 @@ def _single(rows: Sequence[Row]) -> list[Row]:
 
 
 def _roofs(rows: Sequence[Row], peaks: Mapping[str, float]) -> dict[str, float]:
-    """Compute limits of the units in use, on the fastest path and the next that differs."""
+    """Limits of the arithmetic in use, on the fastest path and on the slower ones."""
     units = dict.fromkeys(row["unit"] for row in rows if row.get("unit"))
-    return {
-        name: peaks[name] for unit in units for path in PATHS if (name := f"{unit} {path}") in peaks
-    }
+    names = (limit(unit, path, peaks) for unit in units for path in PATHS[:3])
+    return {name: peaks[name] for name in names if name}
 
 
 def roofline(content: Mapping[str, Any]) -> str | None:
@@ -65,11 +64,11 @@ def roofline(content: Mapping[str, Any]) -> str | None:
     x = Axis([i for i, *_ in reached] + [0.5 * ridge for ridge in ridges], LEFT, RIGHT)
     y = Axis([v for _, v, _ in reached] + list(roofs.values()), BOTTOM, TOP)
     parts = _frame(x, y)
-    for name, limit in roofs.items():
+    for name, height in roofs.items():
         parts.append(
-            tag("line", x1=LEFT, x2=RIGHT, y1=y.at(limit), y2=y.at(limit), class_="cn-roof")
+            tag("line", x1=LEFT, x2=RIGHT, y1=y.at(height), y2=y.at(height), class_="cn-roof")
         )
-        parts.append(label(RIGHT, y.at(limit) - 5, name, text_anchor="end", class_="cn-note"))
+        parts.append(label(RIGHT, y.at(height) - 5, name, text_anchor="end", class_="cn-note"))
     for name in BANDWIDTHS:
         if name in peaks:
             parts += _slope(name, peaks[name], x, y, top)
@@ -96,7 +95,12 @@ def _slope(name: str, bandwidth: float, x: Axis, y: Axis, top: float) -> list[st
     points = [(x.at(i), y.at(i * bandwidth)) for i in (begin, ends[1])]
     (x1, y1), (x2, y2) = points
     line = tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_="cn-roof cn-slope")
-    return [line, label(x1 + 6, y1 - 8, f"{name}, {bandwidth:,.0f} GB/s", class_="cn-note")]
+    return [
+        line,
+        label(
+            x1 + 6, y1 - 8, f"{name.removeprefix('read.')}, {bandwidth:,.0f} GB/s", class_="cn-note"
+        ),
+    ]
 
 
 def _frame(x: Axis, y: Axis) -> list[str]:
