@@ -147,7 +147,7 @@ CONTENT = {
         "avx512.bit_pairs": 500.0,
         "read.l2": 50.0,
         "read.memory": 10.0,
-    },  # fmt: skip
+    },
     "rows": [
         row(),
         row(peer="other", theirs=5.0, max_error=None, note="rounds"),

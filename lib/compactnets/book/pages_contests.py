@@ -15,7 +15,7 @@ from compactnets.book.pages_figures import tag
 
 PATHS = ("amx", "avx512", "avx2", "portable", "reference")  # fastest first
 
-# What a row's unit is measured against: loops of kernels/bench/roofline.py, the first that a path has.
+# What a unit is measured against: loops of kernels/bench/roofline.py, the first that a path has.
 LOOPS = {
     "fp32": ("fp32_fma",),
     "int8": ("int8_dot",),
