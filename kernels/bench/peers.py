@@ -77,9 +77,11 @@ def openvino_model(model: Any, x: Tensor, threads: int) -> Call:
     settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     settings["INFERENCE_PRECISION_HINT"] = "f32"  # bf16 otherwise, where the CPU has it
     request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
-    request.set_input_tensor(openvino.Tensor(x.contiguous().numpy(), shared_memory=True))
+    array = x.contiguous().numpy()
+    source = openvino.Tensor(array, shared_memory=True)
+    request.set_input_tensor(source)
 
-    def call() -> Tensor:
+    def call(alive: tuple = (array, source)) -> Tensor:  # as long as the request that reads them
         request.infer()
         return torch.from_numpy(request.get_output_tensor().data)
 
