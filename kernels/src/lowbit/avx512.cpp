@@ -13,6 +13,8 @@
 namespace compactnets::lowbit {
 namespace {
 
+constexpr int kAhead = 512;  // bytes: second-level cache to first, a tenth faster at 1024 x 1024
+
 // The lowest `fields` fields of each byte.
 template <int Bits>
 inline __m512i nested(__m512i bytes, int fields) {
@@ -56,6 +58,7 @@ void multiply_tile(const Task& t, std::int64_t row, int block) {
       COMPACTNETS_UNROLL
       for (int b = 0; b < Blocks; ++b) {
         const __m512i bytes = _mm512_loadu_si512(weight + b * t.block_bytes);
+        if (Rows == 1) _mm_prefetch(weight + b * t.block_bytes + kAhead, _MM_HINT_T0);
         COMPACTNETS_UNROLL
         for (int f = 0; f < kFields; ++f) {
           const __m512i codes = nested<Bits>(bytes, f + 1);
