@@ -147,7 +147,7 @@ def _kernel(module: ModuleType):
         _check_tensors(x, packed, scale, bias, x_scale)
         shapes = (x.shape, packed.shape, scale.shape, _shape(bias), _shape(x_scale))
         _check_shapes_once(*shapes, bits, zero)
-        y = torch.empty((x.shape[0], scale.shape[1]))
+        y = torch.empty((x.shape[0], scale.shape[1]), dtype=torch.float32)
         rest = (dense(packed), dense(scale), dense(bias), dlpack(y), bits, zero, threads())
         if x_scale is None:
             module.lowbit_linear(dense(x), *rest)

@@ -194,7 +194,7 @@ def _kernel(module: ModuleType):
             pair("padding", padding, 0),
         )
         shape = _output_shape_once(*_shapes(*tensors), zero, *geometry)
-        y = torch.empty(shape)
+        y = torch.empty(shape, dtype=torch.float32)
         entries[x.dtype](
             dense(x.permute(0, 2, 3, 1)),
             dense(x_scale),
