@@ -55,7 +55,8 @@ x[1, 3], x[2, 31], x[3] = float("nan"), float("-inf"), 1e-35
 scale, packed = torch.ones(1, 20), pack_codes(torch.ones(20, 32, dtype=torch.int8), 4, 8)
 y = lowbit_linear(x, packed, scale, bits=4, zero=8)
 assert y[1:3].isnan().all() and (y[3] == 0).all() and y[::4].isfinite().all()
-assert torch.equal(y.nan_to_num(), lowbit_linear_reference(x, packed, scale, bits=4, zero=8).nan_to_num())
+expected = lowbit_linear_reference(x, packed, scale, bits=4, zero=8)
+assert torch.equal(y.nan_to_num(), expected.nan_to_num())
 print(kernels.isa())
 """
 
@@ -140,7 +141,9 @@ def test_the_longest_sums_of_extreme_values_do_not_overflow(bits, zero):
     for value, rows in ((-128, 1), (127, 1), (-128, 6), (127, 40)):
         x = torch.full((rows, inputs), value, dtype=torch.int8)
         y = lowbit_linear(x, packed, scale, None, torch.ones(1), bits=bits, zero=zero)
-        assert torch.equal(y, torch.tensor([[low, high]]).mul(value * inputs).float().expand(rows, 2))
+        assert torch.equal(
+            y, torch.tensor([[low, high]]).mul(value * inputs).float().expand(rows, 2)
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -296,7 +299,13 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_a_bad_argument_is_refused_by_name(function, message):
     error, change = BAD[message]
-    good = {"x": torch.ones(2, 8), "packed": BYTES, "scale": torch.ones(1, 20), "bits": 4, "zero": 8}
+    good = {
+        "x": torch.ones(2, 8),
+        "packed": BYTES,
+        "scale": torch.ones(1, 20),
+        "bits": 4,
+        "zero": 8,
+    }
     function(**good)
     with pytest.raises(error, match=message):
         function(**{**good, **change})

@@ -4,6 +4,7 @@ None stands for a peer that is not installed or does not take the shape.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,12 @@ def onnx_nbits(
     codes = (integers + 2 ** (bits - 1)).to(torch.uint8).reshape(outputs, blocks, -1, 8 // bits)
     shifts = bits * torch.arange(8 // bits, dtype=torch.uint8)
     packed = (codes << shifts).sum(-1, dtype=torch.uint8)
-    attributes = {"K": inputs, "N": outputs, "bits": bits, "block_size": inputs // blocks}
+    attributes: dict[str, Any] = {
+        "K": inputs,
+        "N": outputs,
+        "bits": bits,
+        "block_size": inputs // blocks,
+    }
     node = helper.make_node(
         "MatMulNBits",
         ["x", "b", "s"],
@@ -62,14 +68,15 @@ def onnx_nbits(
 def torch_int4pack(x: Tensor, integers: Tensor, scale: Tensor) -> Call:
     """torch._weight_int4pack_mm_for_cpu with bf16 activations; scale (out, blocks)."""
     group = integers.shape[1] // scale.shape[1]
-    packed = torch._convert_weight_to_int4pack_for_cpu((integers + 8).to(torch.int32), 1)
+    ops = torch.ops.aten
+    packed = ops._convert_weight_to_int4pack_for_cpu((integers + 8).to(torch.int32), 1)
     zeros = torch.zeros_like(scale)
     both = torch.stack((scale, zeros), dim=-1).transpose(0, 1).contiguous().bfloat16()
     x = x.bfloat16()
-    return lambda: torch._weight_int4pack_mm_for_cpu(x, packed, group, both)
+    return lambda: ops._weight_int4pack_mm_for_cpu(x, packed, group, both)
 
 
 def torch_int8pack(x: Tensor, integers: Tensor, scale: Tensor) -> Call:
     """torch._weight_int8pack_mm with bf16 activations; scale (out,)."""
     x, stored, scale = x.bfloat16(), integers.to(torch.int8).contiguous(), scale.bfloat16()
-    return lambda: torch._weight_int8pack_mm(x, stored, scale)
+    return lambda: torch.ops.aten._weight_int8pack_mm(x, stored, scale)

@@ -12,7 +12,7 @@ from compactnets.kernels.nm_pack import check_pattern, pack_nm, unpack_nm
 
 
 def quantize_outputs(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, ...) floats -> int8 integers and float32 scales (out,): max|w| of an output becomes 127."""
+    """(out, ...) floats -> int8 integers, float32 scales (out,): an output's max|w| becomes 127."""
     if not weight.is_floating_point() or not weight.isfinite().all():
         raise ValueError("weight must be finite floats")
     weight = weight.detach().float()
@@ -71,7 +71,7 @@ class NMConv2d(nn.Module):
         stride: int | Sequence[int] = 1,
         padding: int | Sequence[int] = 0,
     ) -> "NMConv2d":
-        """The layer of the weight scale * integers: int8 (out, in, kh, kw) and one or (out,) scales."""
+        """The layer of scale * integers: int8 (out, in, kh, kw) and one or (out,) scales."""
         layer = cls.__new__(cls)
         nn.Module.__init__(layer)
         layer._fill(integers, scale, n, m, bias, stride, padding)

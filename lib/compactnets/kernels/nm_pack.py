@@ -17,9 +17,7 @@ def quads_of(n: int, m: int) -> int:
     return -(-n * CHUNK // (4 * m))
 
 
-def packed_shape(
-    outputs: int, channels: int, taps: int, quads: int
-) -> tuple[int, int, int, int]:
+def packed_shape(outputs: int, channels: int, taps: int, quads: int) -> tuple[int, int, int, int]:
     """(panels, chunks, quads, 128) of pack_nm."""
     return -(-outputs // LANES), taps * -(-channels // CHUNK), quads, 2 * CHUNK
 
@@ -46,10 +44,10 @@ def check_pattern(weight: Tensor, n: int, m: int) -> None:
 def pack_nm(weight: Tensor, n: int, m: int) -> Tensor:
     """(out, in, kh, kw) or (out, in) int8 -> (panels, chunks, quads, 128) uint8.
 
-    A panel is 16 outputs, a chunk 64 inputs of a tap (taps outside, channels inside). Of a quad, byte
-    4 l + j is the index, 0 .. 63, of weight j of the panel's output l, byte 64 + 4 l + j that weight;
-    where there are fewer weights, index and weight are 0. TypeError unless int8, ValueError for -128
-    and for a weight that breaks the pattern.
+    A panel is 16 outputs, a chunk 64 inputs of a tap (taps outside, channels inside). Of a quad,
+    byte 4 l + j is the index, 0 .. 63, of weight j of the panel's output l, byte 64 + 4 l + j that
+    weight; where there are fewer weights, index and weight are 0. TypeError unless int8, ValueError
+    for -128 and for a weight that breaks the pattern.
     """
     if weight.dtype is not torch.int8:
         raise TypeError(f"weight must be int8, got {weight.dtype}")

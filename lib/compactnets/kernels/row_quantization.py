@@ -7,11 +7,11 @@ _SMALLEST = 2.0**-100  # below it 127 / max could overflow
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., depth) float32 -> int8 codes of the same shape and float32 scales (...): x ≈ codes * scale.
+    """(..., depth) float32 -> int8 codes, as many, and float32 scales (...): x ≈ codes * scale.
 
     scale = max|x| / 127 of the row; codes = x * (127 / max|x|) rounded to nearest, ties to even, so
     -127 .. 127. A row with a NaN or an infinity gets codes 0 and scale NaN; a row whose largest
-    magnitude is below 2^-100 codes 0 and scale 0. This is what the compiled kernels do, bit for bit.
+    magnitude is below 2^-100 codes 0 and scale 0. The compiled kernels do this, bit for bit.
     """
     if x.numel() == 0:
         return x.to(torch.int8), x.new_zeros(x.shape[:-1])
