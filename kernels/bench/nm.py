@@ -45,17 +45,18 @@ def _bytes(*shape: int) -> Tensor:
 
 
 def _convolution(size: int, width: int, n: int, m: int, settings: Settings) -> Iterator[Entry]:
-    x = _bytes(1, size, width, width).contiguous(memory_format=torch.channels_last)
+    x = _bytes(1, size, width, width)
     layer = _case(size, n, m, x)
     rounded = replace(layer, y_scale=0.05)
     ours = kernels.NMConv2d.from_integers(layer.weight, layer.w_scale, n, m)
+    last = x.contiguous(memory_format=torch.channels_last)
     real = X_SCALE * (x.float() - X_ZERO)
     nhwc = peers_int8.onnx_int8_conv2d(rounded, settings.threads, channels_last=True)
     yield from contest(
         "nm_conv2d",
         f"{n}:{m} 1x1 {size}->{size} @{width}",
         settings,
-        partial(ours, x, torch.tensor([X_SCALE]), X_ZERO),
+        partial(ours, last, torch.tensor([X_SCALE]), X_ZERO),
         {
             "onnxruntime int8": peers_int8.onnx_int8_conv2d(rounded, settings.threads),
             "onnxruntime int8 nhwc": nhwc,
@@ -63,7 +64,7 @@ def _convolution(size: int, width: int, n: int, m: int, settings: Settings) -> I
             "torch int8": peers_int8.torch_quantized(rounded),
             "torch fp32 prepacked": peers.torch_conv2d_prepacked(real, layer.real_weight()),
         },
-        tolerance=1e-2,
+        tolerance=5e-2,  # of results up to 10: OpenVINO passes bf16 on
         unequal=dict.fromkeys(("onnxruntime int8", "onnxruntime int8 nhwc", "torch int8"), ROUNDED),
         operations=size**2 * width**2,
     )

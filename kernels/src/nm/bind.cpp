@@ -11,6 +11,7 @@ using Floats = nb::ndarray<const float, nb::ndim<4>, nb::device::cpu, nb::c_cont
 using Signed = nb::ndarray<const std::int8_t, nb::ndim<4>, nb::device::cpu, nb::c_contig>;
 using Unsigned = nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::device::cpu, nb::c_contig>;
 using Packed = nb::ndarray<const std::uint8_t, nb::ndim<4>, nb::device::cpu, nb::c_contig>;
+using Tiles = nb::ndarray<const std::int8_t, nb::ndim<3>, nb::device::cpu, nb::c_contig>;
 using Vector = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Sums = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::device::cpu, nb::c_contig>;
 using Result = nb::ndarray<float, nb::ndim<4>, nb::device::cpu, nb::c_contig>;
@@ -26,8 +27,9 @@ std::int64_t output_size(std::int64_t in, std::int64_t kernel, std::int64_t stri
 template <typename Input>
 void nm_conv2d(nm::Kind kind, const Input& x, const std::optional<Vector>& x_scale, int zero,
                const Packed& packed, const Vector& scale, const Sums& weight_sums,
-               const std::optional<Vector>& bias, const Result& y, const Pair& kernel,
-               const Pair& stride, const Pair& padding, int threads) {
+               const std::optional<Vector>& bias, const std::optional<Tiles>& tiles,
+               const Result& y, const Pair& kernel, const Pair& stride, const Pair& padding,
+               int threads) {
   const auto size = [](std::size_t value) { return static_cast<std::int64_t>(value); };
   for (int axis = 0; axis < 2; ++axis)
     require(kernel[axis] > 0 && stride[axis] > 0 && padding[axis] >= 0,
@@ -56,6 +58,10 @@ void nm_conv2d(nm::Kind kind, const Input& x, const std::optional<Vector>& x_sca
   require(size(y.shape(0)) == conv.images && size(y.shape(1)) == conv.out.y &&
               size(y.shape(2)) == conv.out.x && size(y.shape(3)) == conv.outputs,
           "y has the wrong shape");
+  require(!tiles || (2 * tiles->shape(0) == packed.shape(0) + packed.shape(0) % 2 &&
+                     tiles->shape(1) == packed.shape(1) &&
+                     tiles->shape(2) == nm::kTilePairBytes),
+          "tiles do not fit the channels, outputs and kernel size");
   require(x_scale.has_value() == (kind != nm::Kind::floats), "x_scale goes with codes only");
   if (x_scale) {
     require(x_scale->shape(0) == 1 || x_scale->shape(0) == x.shape(0),
@@ -73,6 +79,7 @@ void nm_conv2d(nm::Kind kind, const Input& x, const std::optional<Vector>& x_sca
   require(bytes < std::numeric_limits<std::int32_t>::max(), "x has too large an image");
   conv.zero = zero;
   conv.weight = packed.data();
+  conv.tiles = tiles ? reinterpret_cast<const std::uint8_t*>(tiles->data()) : nullptr;
   conv.scale = scale.data();
   conv.weight_sums = weight_sums.data();
   conv.bias = bias ? bias->data() : nullptr;
@@ -88,14 +95,15 @@ void define(nb::module_& module, const char* name) {
       name,
       [](const Input& x, const std::optional<Vector>& x_scale, int zero, const Packed& packed,
          const Vector& scale, const Sums& weight_sums, const std::optional<Vector>& bias,
-         const Result& y, const Pair& kernel, const Pair& stride, const Pair& padding,
-         int threads) {
-        nm_conv2d(kind, x, x_scale, zero, packed, scale, weight_sums, bias, y, kernel, stride,
-                  padding, threads);
+         const std::optional<Tiles>& tiles, const Result& y, const Pair& kernel,
+         const Pair& stride, const Pair& padding, int threads) {
+        nm_conv2d(kind, x, x_scale, zero, packed, scale, weight_sums, bias, tiles, y, kernel,
+                  stride, padding, threads);
       },
       nb::arg("x"), nb::arg("x_scale").none(), nb::arg("zero"), nb::arg("packed"),
-      nb::arg("scale"), nb::arg("weight_sums"), nb::arg("bias").none(), nb::arg("y"),
-      nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"), nb::arg("threads"));
+      nb::arg("scale"), nb::arg("weight_sums"), nb::arg("bias").none(),
+      nb::arg("tiles").none(), nb::arg("y"), nb::arg("kernel"), nb::arg("stride"),
+      nb::arg("padding"), nb::arg("threads"));
 }
 
 }  // namespace

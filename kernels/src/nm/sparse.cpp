@@ -14,7 +14,7 @@ namespace {
 
 Multiply multiply() {
 #ifdef COMPACTNETS_X86
-  return pick<Multiply>(nullptr, &avx512_multiply, &avx2_multiply, portable_multiply);
+  return pick<Multiply>(&amx_multiply, &avx512_multiply, &avx2_multiply, portable_multiply);
 #else
   return portable_multiply;
 #endif
@@ -24,7 +24,7 @@ std::int64_t round_up(std::int64_t value, std::int64_t step) {
   return (value + step - 1) / step * step;
 }
 
-constexpr int kTilePixels = 12;  // a multiple of what the paths take at once
+constexpr int kTilePixels = 32;  // the least that a task should have
 constexpr std::uint8_t kMiddle = 128;  // the code of 0 for what was signed
 
 struct Plan {
@@ -163,6 +163,7 @@ void conv(const Conv& c) {
     task.quads = c.quads;
     task.pixels = std::min(piece, runs.pixels - first);
     task.weight = c.weight;
+    task.tiles = c.tiles;
     task.outputs = c.outputs;
     task.scale = c.scale;
     task.excess = plan.excess;

@@ -12,6 +12,8 @@
 // Packed weight [panel of 16 outputs][chunk of 64 inputs][quad][128 bytes]: 64 indices (byte
 //   4 l + j: weight j of the quad of output l), then 64 weights. Weights stand in the order of their
 //   inputs; where an output has fewer, weight 0 at index 0. Of an index the low 6 bits count.
+// Tiles, for the matrix unit only: the same weights dense, [pair of panels][chunk][2048 bytes], laid
+//   out as multiply_block in common/amx.hpp wants them.
 // Chunks of a convolution: tap by tap, the channels of a tap in 64s (the last one padded).
 // Activations are unsigned, x = code - zero, [row][column][channel] with the channels padded to 64:
 //     sum x * w = sum code * w - zero * sum w.
@@ -23,6 +25,7 @@ namespace compactnets::nm {
 constexpr int kLanes = 16;
 constexpr int kChunk = 64;
 constexpr int kQuadBytes = 128;
+constexpr int kTilePairBytes = 2048;
 
 // Some pixels, pixel_step bytes apart, for all panels.
 struct Task {
@@ -32,6 +35,7 @@ struct Task {
   int chunks, quads;
   std::int64_t pixels;
   const std::uint8_t* weight;    // first panel
+  const std::uint8_t* tiles;     // or nullptr
   std::int64_t outputs;
   const float* scale;            // (outputs,)
   const std::int32_t* excess;    // (outputs,): zero * sum of the weights
@@ -49,6 +53,7 @@ extern const Multiply portable_multiply;
 #ifdef COMPACTNETS_X86
 extern const Multiply avx2_multiply;
 extern const Multiply avx512_multiply;
+extern const Multiply amx_multiply;
 #endif
 
 enum class Kind { floats, signed_codes, unsigned_codes };
@@ -68,6 +73,7 @@ struct Conv {
   const float* x_scales;         // of given codes, one per image, in place of x_scale; or nullptr
   int zero;                      // of unsigned codes
   const std::uint8_t* weight;
+  const std::uint8_t* tiles;     // or nullptr
   int quads;
   const float* scale;
   const std::int32_t* weight_sums;

@@ -10,11 +10,25 @@ from torch import Tensor
 
 from compactnets.kernels import native
 from compactnets.kernels.geometry import pair, positions
-from compactnets.kernels.nm_pack import check_pattern, pack_nm, packed_shape, unpack_nm
+from compactnets.kernels.nm_pack import (
+    check_pattern,
+    dense_tiles,
+    pack_nm,
+    packed_shape,
+    tiles_shape,
+    unpack_nm,
+)
 from compactnets.kernels.operator import Operator
 from compactnets.kernels.row_quantization import quantize_rows
 
-__all__ = ["check_pattern", "nm_conv2d", "nm_conv2d_reference", "pack_nm", "unpack_nm"]
+__all__ = [
+    "check_pattern",
+    "dense_tiles",
+    "nm_conv2d",
+    "nm_conv2d_reference",
+    "pack_nm",
+    "unpack_nm",
+]
 
 
 def _output_shape(
@@ -24,6 +38,7 @@ def _output_shape(
     weight_sums: Sequence[int],
     bias: Sequence[int] | None,
     x_scale: Sequence[int] | None,
+    tiles: Sequence[int] | None,
     zero: int,
     kernel_size: tuple[int, int],
     stride: tuple[int, int],
@@ -49,6 +64,8 @@ def _output_shape(
             f"packed has shape {tuple(packed)}; {x[1]} inputs, {outputs} outputs and kernel "
             f"{kernel_size} need {(*expected[:2], '1 to 16', expected[3])}"
         )
+    if tiles is not None and tuple(tiles) != tiles_shape(packed):
+        raise ValueError(f"tiles must have shape {tiles_shape(packed)}, got {tuple(tiles)}")
     height, width = (
         positions(x[2 + axis], kernel_size[axis], stride[axis], padding[axis]) for axis in (0, 1)
     )
@@ -65,6 +82,7 @@ def _check_tensors(
     weight_sums: Tensor,
     bias: Tensor | None,
     x_scale: Tensor | None,
+    tiles: Tensor | None,
     zero: int,
 ) -> None:
     """TypeError for a wrong dtype, ValueError for tensors on different devices."""
@@ -78,6 +96,8 @@ def _check_tensors(
         raise ValueError("x_scale goes with an int8 or uint8 x, and only with it")
     if zero and x.dtype is not torch.uint8:
         raise ValueError(f"zero goes with a uint8 x only, got {zero}")
+    if tiles is not None and tiles.dtype is not torch.int8:
+        raise TypeError(f"tiles must be int8 from dense_tiles, got {tiles.dtype}")
     device = x.device
     for name, value in (("scale", scale), ("bias", bias), ("x_scale", x_scale)):
         if value is None:
@@ -86,8 +106,8 @@ def _check_tensors(
             raise TypeError(f"{name} must be float32, got {value.dtype}")
         if value.device != device:
             raise ValueError(f"{name} is on {value.device}, x on {device}")
-    for name, value in (("packed", packed), ("weight_sums", weight_sums)):
-        if value.device != device:
+    for name, value in (("packed", packed), ("weight_sums", weight_sums), ("tiles", tiles)):
+        if value is not None and value.device != device:
             raise ValueError(f"{name} is on {value.device}, x on {device}")
 
 
@@ -102,6 +122,7 @@ def nm_conv2d_reference(
     weight_sums: Tensor,
     bias: Tensor | None = None,
     x_scale: Tensor | None = None,
+    tiles: Tensor | None = None,
     *,
     zero: int = 0,
     kernel_size: Sequence[int] = (1, 1),
@@ -113,12 +134,13 @@ def nm_conv2d_reference(
     x (N, C, H, W): float32, made int8 image by image as in quantize_rows (one scale for an image);
     or int8; or uint8, that stands for x - zero; the last two with x_scale (1,) or (N,). packed from
     pack_nm, weight_sums (out,) int32 the sums of each output's weights, scale and bias (out,)
-    float32. Returns float32 (N, out, H', W'), channels_last. The convolution is an exact integer;
+    float32. tiles: None, or dense_tiles of the same weight, a second copy for the kernel on the int8
+    matrix unit. Returns float32 (N, out, H', W'), channels_last. The convolution is an exact integer;
     then come the products with scale and with x_scale and the sum with bias, each rounded once, so
     all forms agree bit for bit. An image with a NaN or an infinity gives NaN. Any device; no
     gradient. TypeError for a wrong dtype, ValueError for shapes and devices that do not fit.
     """
-    tensors = (x, packed, scale, weight_sums, bias, x_scale)
+    tensors = (x, packed, scale, weight_sums, bias, x_scale, tiles)
     _check_tensors(*tensors, zero)
     geometry = pair("kernel_size", kernel_size), pair("stride", stride), pair("padding", padding, 0)
     _output_shape(*_shapes(*tensors), zero, *geometry)  # type: ignore[arg-type]
@@ -136,7 +158,7 @@ def nm_conv2d_reference(
 
 _SCHEMA = (
     "(Tensor x, Tensor packed, Tensor scale, Tensor weight_sums, Tensor? bias=None, "
-    "Tensor? x_scale=None, *, int zero=0, int[2] kernel_size=1, int[2] stride=1, "
+    "Tensor? x_scale=None, Tensor? tiles=None, *, int zero=0, int[2] kernel_size=1, int[2] stride=1, "
     "int[2] padding=0) -> Tensor"
 )
 
@@ -148,13 +170,14 @@ def _fake(
     weight_sums,
     bias=None,
     x_scale=None,
+    tiles=None,
     *,
     zero=0,
     kernel_size=(1, 1),
     stride=(1, 1),
     padding=(0, 0),
 ):
-    tensors = (x, packed, scale, weight_sums, bias, x_scale)
+    tensors = (x, packed, scale, weight_sums, bias, x_scale, tiles)
     _check_tensors(*tensors, zero)
     geometry = tuple(kernel_size), tuple(stride), tuple(padding)
     n, height, width, out = _output_shape(*_shapes(*tensors), zero, *geometry)  # type: ignore
@@ -180,13 +203,14 @@ def _kernel(module: ModuleType):
         weight_sums,
         bias=None,
         x_scale=None,
+        tiles=None,
         *,
         zero=0,
         kernel_size=(1, 1),
         stride=(1, 1),
         padding=(0, 0),
     ):
-        tensors = (x, packed, scale, weight_sums, bias, x_scale)
+        tensors = (x, packed, scale, weight_sums, bias, x_scale, tiles)
         _check_tensors(*tensors, zero)
         geometry = (
             pair("kernel_size", kernel_size),
@@ -203,6 +227,7 @@ def _kernel(module: ModuleType):
             dense(scale),
             dense(weight_sums),
             dense(bias),
+            dense(tiles),
             dlpack(y),
             *geometry,
             torch.get_num_threads(),

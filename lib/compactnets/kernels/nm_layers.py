@@ -6,9 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compactnets.kernels import native
 from compactnets.kernels.geometry import pair
 from compactnets.kernels.nm import nm_conv2d
-from compactnets.kernels.nm_pack import check_pattern, pack_nm, unpack_nm
+from compactnets.kernels.nm_pack import (
+    check_pattern,
+    dense_tiles,
+    pack_nm,
+    quads_of,
+    unpack_nm,
+)
 
 
 def quantize_outputs(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,8 +38,9 @@ class NMConv2d(nn.Module):
     magnitude, image by image; int8 and uint8 come with x_scale, one value or one per image (uint8
     stands for x - zero). No groups, no dilation.
 
-    All state is in buffers: packed (uint8, 2 bytes a weight), scale (out,), weight_sums, bias. To
-    load a state_dict build the layer with `NMConv2d.blank`. Inference only: no gradient. ValueError
+    All state is in buffers: packed (uint8, 2 bytes a weight), scale (out,), weight_sums, bias; on a
+    CPU with an int8 matrix unit also tiles, the weights dense, which are not part of the state_dict
+    but made again after loading one (for 1:16 and sparser gathering is as fast: no tiles). To load a state_dict build the layer with `NMConv2d.blank`. Inference only: no gradient. ValueError
     for a weight that breaks the pattern (it names the output) and for shapes that do not fit.
     """
 
@@ -42,6 +50,7 @@ class NMConv2d(nn.Module):
     scale: Tensor
     weight_sums: Tensor
     bias: Tensor | None
+    tiles: Tensor | None
 
     def __init__(
         self,
@@ -125,6 +134,14 @@ class NMConv2d(nn.Module):
         self.register_buffer("scale", _outputs("scale", scale, self.out_channels))
         self.register_buffer("weight_sums", integers.flatten(1).sum(1, dtype=torch.int32))
         self.register_buffer("bias", _outputs("bias", bias, self.out_channels))
+        self.register_buffer("tiles", None, persistent=False)
+        self._lay_tiles(integers)
+        self.register_load_state_dict_post_hook(_tiles_again)
+
+    def _lay_tiles(self, integers: Tensor) -> None:
+        """The second copy of the weights that the matrix unit reads; see kernels/src/nm/amx.cpp."""
+        if native.isa() == "amx" and quads_of(self.n, self.m) >= 2 and integers.is_cpu:
+            self.tiles = dense_tiles(integers)
 
     def _unusual(self) -> dict[str, Any]:
         """The geometry that differs from the operator's defaults."""
@@ -142,6 +159,7 @@ class NMConv2d(nn.Module):
             state["weight_sums"],
             state["bias"],
             x_scale,
+            state["tiles"],
             zero=zero,
             **self._geometry,
         )
@@ -156,9 +174,8 @@ class NMConv2d(nn.Module):
         return self.out_channels * self.in_channels * taps * self.n // self.m
 
     def cost_bytes(self) -> int:
-        """Bytes stored: indices and weights, sums, scale and bias."""
-        present = [b for b in self._buffers.values() if b is not None]
-        return sum(b.numel() * b.element_size() for b in present)
+        """Bytes of the state: indices and weights, sums, scale and bias."""
+        return sum(b.numel() * b.element_size() for b in self.state_dict().values())
 
     def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """Multiply-adds with weights that are kept, padding included."""
@@ -216,6 +233,11 @@ class NMLinear(NMConv2d):
         for size in output_shape[:-1]:
             rows *= size
         return rows * self.cost_weights()
+
+
+def _tiles_again(layer: NMConv2d, _keys: object) -> None:
+    """After a state_dict was loaded."""
+    layer._lay_tiles(layer.integers())
 
 
 def _outputs(name: str, values: Tensor | None, outputs: int) -> Tensor | None:

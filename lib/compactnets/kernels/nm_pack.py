@@ -3,6 +3,8 @@
 At most n of every m neighbouring inputs have a weight, for every output; m divides 64.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -85,3 +87,24 @@ def unpack_nm(packed: Tensor, outputs: int, channels: int, kernel: tuple[int, in
     dense.scatter_add_(-1, index.long(), values.contiguous().view(torch.int8))
     taps = dense.reshape(panels * LANES, *kernel, -1)[:outputs, ..., :channels]
     return taps.permute(0, 3, 1, 2)
+
+
+def tiles_shape(packed: Sequence[int]) -> tuple[int, int, int]:
+    """(pairs of panels, chunks, 2048) of dense_tiles, from packed's shape."""
+    return -(-packed[0] // 2), packed[1], 2 * LANES * CHUNK
+
+
+def dense_tiles(weight: Tensor) -> Tensor:
+    """(out, in, kh, kw) int8 -> the same weights, zeros and all, in tiles for the matrix unit.
+
+    int8 (pairs of panels, chunks, 2048): of a pair's 32 outputs and a chunk's 64 inputs two tiles of
+    16 outputs; byte 64 k + 4 l + j of a tile is input 4 k + j of output l.
+    """
+    outputs, channels = weight.shape[:2]
+    pairs = -(-outputs // (2 * LANES))
+    padded = weight.new_zeros(
+        pairs * 2 * LANES, weight[0, 0].numel(), -(-channels // CHUNK) * CHUNK
+    )
+    padded[:outputs, :, :channels] = weight.flatten(2).permute(0, 2, 1)
+    parts = padded.reshape(pairs, 2, LANES, -1, CHUNK // 4, 4).permute(0, 3, 1, 4, 2, 5)
+    return parts.reshape(pairs, -1, 2 * LANES * CHUNK)
