@@ -40,17 +40,26 @@ class Operator:
         self.__doc__ = reference.__doc__
 
     def __call__(self, x: Tensor, *args, **kwargs) -> Tensor:
-        if (
+        if not self.is_plain(x) or (
+            torch.is_grad_enabled() and _wants_gradient(*args, *kwargs.values())
+        ):
+            return self.op(x, *args, **kwargs)
+        return self.kernel(x, *args, **kwargs)  # pyright: ignore[reportOptionalCall]
+
+    def is_plain(self, x: Tensor) -> bool:
+        """Whether a call with x may take the short way, as far as x decides.
+
+        A layer that has checked its own tensors before may then go to its compiled form directly.
+        """
+        return not (
             torch.compiler.is_compiling()
             or self.kernel is None
             or type(x) is not Tensor
             or not x.is_cpu
-            or (torch.is_grad_enabled() and _wants_gradient(x, *args, *kwargs.values()))
+            or (x.requires_grad and torch.is_grad_enabled())
             or torch._C._len_torch_dispatch_stack() > 0
             or _functorch.peek_interpreter_stack() is not None
-        ):
-            return self.op(x, *args, **kwargs)
-        return self.kernel(x, *args, **kwargs)
+        )
 
 
 def _wants_gradient(*values: object) -> bool:
