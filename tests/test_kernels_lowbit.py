@@ -1,7 +1,9 @@
 """Weights of 4 and 2 bits with int8 activations: against other routes, on every path, refusals."""
 
+import copy
 import math
 import os
+import pickle
 import subprocess
 import sys
 
@@ -205,6 +207,27 @@ def test_a_layer_survives_its_state_dict(group, tmp_path):
     assert not torch.equal(other(x), layer(x))
     other.load_state_dict(torch.load(tmp_path / "layer.pt"))
     assert torch.equal(other(x), layer(x))
+
+
+def test_a_layer_follows_its_buffers_wherever_they_go():
+    x = torch.randn(2, 64)
+    layer, other = LowBitLinear(torch.randn(20, 64)), LowBitLinear(torch.randn(20, 64))
+    before, wanted = layer(x), other(x)
+    for make in (copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))):
+        assert torch.equal(make(layer)(x), before)
+    assert torch.equal(torch.func.functional_call(layer, dict(other.named_buffers()), x), wanted)
+    assert torch.equal(layer(x), before)
+    layer.scale.mul_(2)  # in place
+    assert torch.equal(layer(x), 2 * before)
+    layer.packed, layer.scale.data = other.packed, other.scale.clone()  # other memory
+    assert torch.equal(layer(x), wanted)
+    layer.scale = layer.scale[:, :7]
+    with pytest.raises(ValueError, match="y has the wrong shape"):
+        layer(x)
+    layer.packed, layer.scale = other.packed, other.scale.double()
+    with pytest.raises(TypeError, match="scale must be float32"):
+        layer(x)
+    assert layer.to("meta")(x.to("meta")).shape == (2, 20)
 
 
 def test_a_pointwise_convolution_is_the_linear_layer_over_pixels():

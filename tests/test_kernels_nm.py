@@ -33,7 +33,7 @@ CHECK = """
 import torch
 from compactnets import kernels
 from compactnets.kernels import nm_conv2d, nm_conv2d_reference
-from compactnets.kernels.nm import pack_nm
+from compactnets.kernels.nm import dense_tiles, pack_nm
 from test_kernels_nm import masked, PATTERNS
 
 def check(pattern, images, inputs, outputs, size, kernel=(1, 1), **geometry):
@@ -49,6 +49,8 @@ def check(pattern, images, inputs, outputs, size, kernel=(1, 1), **geometry):
         options = {"zero": zero, "kernel_size": kernel, **geometry}
         y, expected = nm_conv2d(*args, **options), nm_conv2d_reference(*args, **options)
         assert torch.equal(y, expected), (pattern, x.shape, outputs, kernel, args[0].dtype)
+        args = (*args, *[None] * (6 - len(args)), dense_tiles(weight))
+        assert torch.equal(nm_conv2d(*args, **options), expected), (x.shape, outputs, kernel)
 
 torch.manual_seed(0)
 for pattern in PATTERNS:
@@ -60,6 +62,10 @@ for inputs in (1, 3, 63, 65, 128):
     check((1, 4), 1, inputs, 20, (4, 5))
 for outputs in (1, 15, 16, 17):
     check((1, 16), 1, 64, outputs, (4, 5))
+for pixels in (31, 32, 33, 64, 70):
+    check((2, 4), pixels, 100, 50, (1, 1))
+    check((2, 4), 1, 64, 16, (1, pixels))
+check((2, 4), 1, 65, 33, (4, 40), (3, 3), padding=(1, 1))
 check((2, 4), 2, 70, 20, (9, 8), (3, 2), stride=(2, 3), padding=(2, 0))
 check((2, 4), 2, 64, 20, (7, 9), (1, 1), stride=(2, 2), padding=(0, 1))
 check((2, 4), 0, 64, 20, (7, 9))
@@ -200,14 +206,15 @@ def test_layers_survive_their_state_dict(tmp_path):
     weight = masked(20, 70, (3, 3), 2, 4).float()
     layer = NMConv2d(weight, 2, 4, bias=torch.randn(20), padding=1)
     torch.save(layer.state_dict(), tmp_path / "layer.pt")
-    other, x = NMConv2d.blank(70, 20, 3, 2, 4, bias=True, padding=1), torch.randn(1, 70, 5, 5)
+    other, x = NMConv2d.blank(70, 20, 3, 2, 4, bias=True, padding=1), torch.randn(1, 70, 5, 40)
     assert not torch.equal(other(x), layer(x))
     other.load_state_dict(torch.load(tmp_path / "layer.pt"))
     assert torch.equal(other(x), layer(x))
     linear = NMLinear.from_integers(masked(20, 70, (1, 1), 2, 4).flatten(1), torch.rand(20), 2, 4)
     other = NMLinear.blank(70, 20, 2, 4)
+    assert "tiles" not in linear.state_dict()
     other.load_state_dict(linear.state_dict())
-    assert torch.equal(other(x[..., 0, 0]), linear(x[..., 0, 0]))
+    assert torch.equal(other(x[0, :, 0].t()), linear(x[0, :, 0].t()))
 
 
 def test_strides_of_x_do_not_matter():
@@ -298,6 +305,12 @@ BAD = {
     "x_scale must have": (
         ValueError,
         {"x": torch.ones(2, 8, 2, 2).to(torch.int8), "x_scale": torch.ones(3)},
+    ),
+    "tiles must be int8": (TypeError, {"tiles": BYTES}),
+    "tiles must have": (ValueError, {"tiles": torch.zeros(2, 1, 2048, dtype=torch.int8)}),
+    "tiles is on meta": (
+        ValueError,
+        {"tiles": torch.zeros(1, 1, 2048, dtype=torch.int8, device="meta")},
     ),
     "stride must be": (ValueError, {"stride": (0, 1)}),
     "padding must be": (ValueError, {"padding": (0, -1)}),

@@ -44,15 +44,24 @@ class FullTiles {
 // offsets[s] walks over taps and channels, so that a convolution needs no im2col.
 // B_s: 2048 bytes from b + 2048 s: the tile of columns 0..15, then that of 16..31.
 // All 16 rows of a tile are read whether they are used or not: pad the image.
-template <bool kSignedA>
+// kAdd: C += the sum, so that a long sum can be cut into parts whose A and B stay in the first-level
+// cache while they are used again (8 steps of both are 32 KiB).
+template <bool kSignedA, bool kAdd = false>
 inline void multiply_block(const void* upper, const void* lower, std::int64_t a_step,
                            const std::int32_t* offsets, int steps, const void* b, std::int32_t* c,
                            std::int64_t c_step) {
   memory_is_written();
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
+  if constexpr (kAdd) {
+    _tile_loadd(0, c, c_step * 4);
+    _tile_loadd(1, c + 16, c_step * 4);
+    _tile_loadd(2, c + 16 * c_step, c_step * 4);
+    _tile_loadd(3, c + 16 * c_step + 16, c_step * 4);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
   const char* weights = static_cast<const char*>(b);
   for (int s = 0; s < steps; ++s, weights += 2048) {
     _tile_loadd(4, static_cast<const char*>(upper) + offsets[s], a_step);

@@ -93,19 +93,34 @@ void multiply_tile(const Task& t, std::int64_t row, int block) {
                   totals[(r * Blocks + b) * kFields + f]);
 }
 
-template <int Bits>
-void multiply_rows(const Task& t) {
-  constexpr int kBlocks = Bits == 4 ? 4 : 2, kRows = Bits == 4 ? 6 : 3;
-  if (t.rows == 1) {
-    int block = 0;
-    for (; block + kBlocks <= t.blocks; block += kBlocks) multiply_tile<Bits, 1, kBlocks>(t, 0, block);
-    for (; block < t.blocks; ++block) multiply_tile<Bits, 1, 1>(t, 0, block);
-    return;
+template <int Bits, int Rows, int Blocks>
+void multiply_blocks(const Task& t, std::int64_t row) {
+  int block = 0;
+  for (; block + Blocks <= t.blocks; block += Blocks) multiply_tile<Bits, Rows, Blocks>(t, row, block);
+  for (; block < t.blocks; ++block) multiply_tile<Bits, Rows, 1>(t, row, block);
+}
+
+// 8 to 12 sums a tile: fewer would wait for one another.
+void multiply_4_bits(const Task& t) {
+  std::int64_t row = 0;
+  for (; row + 6 <= t.rows; row += 6) multiply_blocks<4, 6, 1>(t, row);
+  switch (t.rows - row) {
+    case 5: return multiply_blocks<4, 5, 1>(t, row);
+    case 4: return multiply_blocks<4, 4, 1>(t, row);
+    case 3: return multiply_blocks<4, 3, 2>(t, row);
+    case 2: return multiply_blocks<4, 2, 2>(t, row);
+    case 1: return multiply_blocks<4, 1, 4>(t, row);
+    default: return;
   }
-  for (int block = 0; block < t.blocks; ++block) {
-    std::int64_t row = 0;
-    for (; row + kRows <= t.rows; row += kRows) multiply_tile<Bits, kRows, 1>(t, row, block);
-    for (; row < t.rows; ++row) multiply_tile<Bits, 1, 1>(t, row, block);
+}
+
+void multiply_2_bits(const Task& t) {
+  std::int64_t row = 0;
+  for (; row + 3 <= t.rows; row += 3) multiply_blocks<2, 3, 1>(t, row);
+  switch (t.rows - row) {
+    case 2: return multiply_blocks<2, 2, 1>(t, row);
+    case 1: return multiply_blocks<2, 1, 2>(t, row);
+    default: return;
   }
 }
 
@@ -118,7 +133,7 @@ std::int32_t sum(const std::int8_t* x, std::int64_t count) {
   return _mm512_reduce_add_epi32(_mm512_zextsi256_si512(total));
 }
 
-void multiply(const Task& t) { t.bits == 4 ? multiply_rows<4>(t) : multiply_rows<2>(t); }
+void multiply(const Task& t) { t.bits == 4 ? multiply_4_bits(t) : multiply_2_bits(t); }
 
 }  // namespace
 

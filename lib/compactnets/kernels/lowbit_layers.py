@@ -10,7 +10,7 @@ from compactnets.kernels import native
 from compactnets.kernels.lowbit import lowbit_linear
 from compactnets.kernels.lowbit_pack import pack_codes, quantize_weight, unpack_codes, zero_code
 
-_NOTHING = ((), None)
+_NOTHING = ((), None, ())
 
 
 class LowBitLinear(nn.Module):
@@ -115,7 +115,7 @@ class LowBitLinear(nn.Module):
             )
         self.group = None if groups == 1 else group
         zero = zero_code(bits, ternary)
-        self._held: tuple[tuple[int, ...], Any] = _NOTHING
+        self._held: tuple[tuple[int, ...], Any, tuple] = _NOTHING
         self._code = {"bits": bits, "zero": zero}
         packed = pack_codes(integers, bits, zero)
         if bias is not None:
@@ -129,14 +129,14 @@ class LowBitLinear(nn.Module):
         self.register_buffer("bias", bias)
 
     def _bound(self) -> Any:
-        """The compiled module's hold on the buffers, made anew when their memory is another.
+        """The compiled module's hold on the buffers, made anew for other tensors or other memory.
 
-        What is held stays allocated, so that an address cannot come to mean other tensors.
+        What is held stays allocated, so that an address cannot come to mean other numbers.
         """
         state = self._buffers
         packed, scale, bias = state["packed"], state["scale"], state["bias"]
         address = bias.data_ptr() if bias is not None else 0
-        now = packed.data_ptr(), scale.data_ptr(), address  # type: ignore[union-attr]
+        now = id(packed), id(scale), id(bias), packed.data_ptr(), scale.data_ptr(), address  # type: ignore[union-attr]
         if self._held[0] != now:
             # As a plain call does: whatever does not fit is an error that names it.
             nothing = torch.zeros(0, self.in_features)
@@ -144,7 +144,7 @@ class LowBitLinear(nn.Module):
             arrays = native.dense(packed), native.dense(scale), native.dense(bias)
             module = cast(Any, native.load())
             weights = module.LowbitWeights(*arrays, self.in_features, *self._code.values())
-            self._held = now, weights.multiply
+            self._held = now, weights.multiply, (packed, scale, bias)
         return self._held[1]
 
     def __getstate__(self) -> dict[str, Any]:

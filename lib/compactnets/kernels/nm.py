@@ -134,11 +134,11 @@ def nm_conv2d_reference(
     x (N, C, H, W): float32, made int8 image by image as in quantize_rows (one scale for an image);
     or int8; or uint8, that stands for x - zero; the last two with x_scale (1,) or (N,). packed from
     pack_nm, weight_sums (out,) int32 the sums of each output's weights, scale and bias (out,)
-    float32. tiles: None, or dense_tiles of the same weight, a second copy for the kernel on the int8
-    matrix unit. Returns float32 (N, out, H', W'), channels_last. The convolution is an exact integer;
-    then come the products with scale and with x_scale and the sum with bias, each rounded once, so
-    all forms agree bit for bit. An image with a NaN or an infinity gives NaN. Any device; no
-    gradient. TypeError for a wrong dtype, ValueError for shapes and devices that do not fit.
+    float32. tiles: None, or dense_tiles of the same weight, a second copy for the kernel on the
+    int8 matrix unit. Returns float32 (N, out, H', W'), channels_last. The convolution is an exact
+    integer; then come the products with scale and with x_scale and the sum with bias, each rounded
+    once, so all forms agree bit for bit. An image with a NaN or an infinity gives NaN. Any device;
+    no gradient. TypeError for a wrong dtype, ValueError for shapes and devices that do not fit.
     """
     tensors = (x, packed, scale, weight_sums, bias, x_scale, tiles)
     _check_tensors(*tensors, zero)
@@ -158,8 +158,8 @@ def nm_conv2d_reference(
 
 _SCHEMA = (
     "(Tensor x, Tensor packed, Tensor scale, Tensor weight_sums, Tensor? bias=None, "
-    "Tensor? x_scale=None, Tensor? tiles=None, *, int zero=0, int[2] kernel_size=1, int[2] stride=1, "
-    "int[2] padding=0) -> Tensor"
+    "Tensor? x_scale=None, Tensor? tiles=None, *, int zero=0, int[2] kernel_size=1, "
+    "int[2] stride=1, int[2] padding=0) -> Tensor"
 )
 
 

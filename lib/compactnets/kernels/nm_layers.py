@@ -40,8 +40,9 @@ class NMConv2d(nn.Module):
 
     All state is in buffers: packed (uint8, 2 bytes a weight), scale (out,), weight_sums, bias; on a
     CPU with an int8 matrix unit also tiles, the weights dense, which are not part of the state_dict
-    but made again after loading one (for 1:16 and sparser gathering is as fast: no tiles). To load a state_dict build the layer with `NMConv2d.blank`. Inference only: no gradient. ValueError
-    for a weight that breaks the pattern (it names the output) and for shapes that do not fit.
+    but made again after loading one (for 1:16 and sparser gathering is as fast: no tiles). To load
+    a state_dict build the layer with `NMConv2d.blank`. Inference only: no gradient. ValueError for
+    a weight that breaks the pattern (it names the output) and for shapes that do not fit.
     """
 
     weight_bits = 8

@@ -97,8 +97,8 @@ def tiles_shape(packed: Sequence[int]) -> tuple[int, int, int]:
 def dense_tiles(weight: Tensor) -> Tensor:
     """(out, in, kh, kw) int8 -> the same weights, zeros and all, in tiles for the matrix unit.
 
-    int8 (pairs of panels, chunks, 2048): of a pair's 32 outputs and a chunk's 64 inputs two tiles of
-    16 outputs; byte 64 k + 4 l + j of a tile is input 4 k + j of output l.
+    int8 (pairs of panels, chunks, 2048): of a pair's 32 outputs and a chunk's 64 inputs two tiles
+    of 16 outputs; byte 64 k + 4 l + j of a tile is input 4 k + j of output l.
     """
     outputs, channels = weight.shape[:2]
     pairs = -(-outputs // (2 * LANES))
