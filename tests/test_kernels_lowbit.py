@@ -227,7 +227,7 @@ def test_a_layer_follows_its_buffers_wherever_they_go():
     layer.packed, layer.scale = other.packed, other.scale.double()
     with pytest.raises(TypeError, match="scale must be float32"):
         layer(x)
-    assert layer.to("meta")(x.to("meta")).shape == (2, 20)
+    assert other.to("meta")(x.to("meta")).shape == (2, 20)
 
 
 def test_a_pointwise_convolution_is_the_linear_layer_over_pixels():
