@@ -1,7 +1,8 @@
 // AVX2: vpmaddubsw multiplies unsigned codes by signed x and adds two products in 16 bits. Codes
 // are at most 15, |x| at most 128: 8 steps of sums, 8 * 2 * 15 * 128 = 30720, fit 16 bits, so that
 // they are widened only once per 8 steps. Nested masks would not fit; fields are shifted down.
-// A tile is half a block (8 lanes) by up to 4 rows, whose sums of 8 steps are registers. No spills.
+// A tile is half a block (8 lanes) by 3 rows of 4 bits or 2 of 2 bits, whose sums of 8 steps are
+// registers (objdump: three loads of spilled values a step with 2 bits; more rows spill more).
 #include <immintrin.h>
 
 #include "common/unroll.hpp"
@@ -9,6 +10,12 @@
 
 namespace compactnets::lowbit {
 namespace {
+
+#if defined(__clang__)
+#define COMPACTNETS_KEEP_ROLLED _Pragma("clang loop unroll(disable)")
+#else
+#define COMPACTNETS_KEEP_ROLLED _Pragma("GCC unroll 1")
+#endif
 
 constexpr int kHalf = 8;        // lanes of a vector
 constexpr int kRunSteps = 8;    // steps between widenings; divides those of every group
@@ -29,6 +36,7 @@ inline void add_run(const std::uint8_t* weight, const std::int8_t* x, std::int64
   for (int r = 0; r < Rows; ++r)
     COMPACTNETS_UNROLL
     for (int f = 0; f < kFields; ++f) words[r][f] = _mm256_setzero_si256();
+  COMPACTNETS_KEEP_ROLLED  // eight steps at once would spill
   for (int step = 0; step < kRunSteps; ++step, weight += kStepBytes, x += kStepInputs) {
     const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(weight));
     COMPACTNETS_UNROLL
@@ -98,7 +106,7 @@ void multiply_tile(const Task& t, std::int64_t row, int block, int half) {
 
 template <int Bits>
 void multiply_rows(const Task& t) {
-  constexpr int kRows = Bits == 4 ? 4 : 2;
+  constexpr int kRows = Bits == 4 ? 3 : 2;
   for (int block = 0; block < t.blocks; ++block) {
     std::int64_t row = 0;
     for (; row + kRows <= t.rows; row += kRows)

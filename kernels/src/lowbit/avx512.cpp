@@ -105,7 +105,7 @@ void multiply_4_bits(const Task& t) {
   std::int64_t row = 0;
   for (; row + 6 <= t.rows; row += 6) multiply_blocks<4, 6, 1>(t, row);
   switch (t.rows - row) {
-    case 5: return multiply_blocks<4, 5, 1>(t, row);
+    case 5: multiply_blocks<4, 1, 4>(t, row++); [[fallthrough]];  // 5 at once would spill
     case 4: return multiply_blocks<4, 4, 1>(t, row);
     case 3: return multiply_blocks<4, 3, 2>(t, row);
     case 2: return multiply_blocks<4, 2, 2>(t, row);
