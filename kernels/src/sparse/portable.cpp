@@ -1,0 +1,68 @@
+// Any processor: vectors of 4 floats in the compiler's own notation (SSE2, NEON).
+#include <cstring>
+
+#include "common/isa.hpp"
+#include "common/unroll.hpp"
+#include "sparse/product.hpp"
+
+namespace compactnets::sparse {
+namespace {
+
+constexpr int kLanes = 4;
+typedef float Vector __attribute__((vector_size(kLanes * sizeof(float))));
+
+template <int N>
+struct Widest {
+  static constexpr int value = N == 1 ? 12 : N == 2 ? 5 : 3;
+};
+
+inline Vector zero() { return Vector{}; }
+inline Vector load(const float* p) {
+  Vector v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline Vector load_some(const float* p, int count) {
+  Vector v{};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) v[i] = p[i];
+  return v;
+}
+inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof(v)); }
+inline void store_some(float* p, Vector v, int count) {
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) p[i] = v[i];
+}
+inline Vector broadcast(const float* p) { return Vector{*p, *p, *p, *p}; }
+inline Vector add(Vector a, Vector b) { return a + b; }
+inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
+// A comparison with NaN is false: NaN stays.
+inline Vector clamp(Vector v, Vector low, Vector high) {
+  v = v < low ? low : v;
+  return v > high ? high : v;
+}
+inline void pin(Vector&) {}
+
+inline void transpose_square(const float* from, std::int64_t from_pitch, std::int64_t rows,
+                             std::int64_t columns, float* to, std::int64_t to_pitch, bool pad) {
+  const int written = pad || rows >= kLanes ? kLanes : static_cast<int>(rows);
+  for (int c = 0; c < kLanes && c < columns; ++c)
+    for (int r = 0; r < written; ++r)
+      to[c * to_pitch + r] = r < rows ? from[r * from_pitch + c] : 0.0f;
+}
+
+#include "sparse/tile.hpp"
+
+}  // namespace
+
+const Operations portable_operations = make_operations();
+
+const Operations& operations() {
+#ifdef COMPACTNETS_X86
+  return pick<Operations>(nullptr, &avx512_operations, &avx2_operations, portable_operations);
+#else
+  return portable_operations;
+#endif
+}
+
+}  // namespace compactnets::sparse

@@ -1,0 +1,350 @@
+// The parts of the sparse product that all instruction sets share: geometry, order of work and its
+// split over threads.
+#include "sparse/product.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+
+#include "common/team.hpp"
+#include "common/workspace.hpp"
+
+namespace compactnets::sparse {
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
+
+void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// The taps' positions along one axis: which phase, and how far from the first row (column) of it.
+std::int64_t last_tap(std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
+  return (kernel - 1) * dilation / stride;
+}
+
+}  // namespace
+
+Plan::Plan(const Product& product) : p_(product), ops_(operations()) {
+  pointwise_ = p_.kernel.y == 1 && p_.kernel.x == 1 && p_.stride.y == 1 && p_.stride.x == 1 &&
+               p_.padding.y == 0 && p_.padding.x == 0;
+  if (pointwise_) {  // one long row; with the channels last the images follow each other as well
+    p_.in = p_.out = {1, p_.out.y * p_.out.x};
+    if (p_.channels_last) {
+      p_.in.x = p_.out.x *= p_.images;
+      p_.images = 1;
+    }
+  }
+  outputs_ = p_.rows * p_.block;
+  p_.chunks = static_cast<int>(
+      std::clamp<std::int64_t>(p_.chunks, 1, p_.channels * p_.kernel.y * p_.kernel.x));
+  list_taps();
+  list_blocks();
+  list_tiles();
+  cut_rows();
+}
+
+void Plan::list_taps() {
+  const Size2 last = {last_tap(p_.kernel.y, p_.stride.y, p_.dilation.y),
+                      last_tap(p_.kernel.x, p_.stride.x, p_.dilation.x)};
+  phases_ = {std::min(p_.stride.y, (p_.kernel.y - 1) * p_.dilation.y + 1),
+             std::min(p_.stride.x, (p_.kernel.x - 1) * p_.dilation.x + 1)};
+  plane_ = {p_.out.y + last.y, p_.out.x + last.x};
+  gapless_ = last.x == 0;
+  pixels_ = (p_.out.y - 1) * plane_.x + p_.out.x;
+  plane_floats_ = round_up(plane_.y * plane_.x, 16);
+  channel_floats_ = phases_.y * phases_.x * plane_floats_;
+  require(p_.channels * channel_floats_ < std::numeric_limits<std::int32_t>::max(),
+          "x has too large an image");
+  for (std::int64_t ky = 0; ky < p_.kernel.y; ++ky)
+    for (std::int64_t kx = 0; kx < p_.kernel.x; ++kx) {
+      const Size2 at = {ky * p_.dilation.y, kx * p_.dilation.x};
+      const std::int64_t phase = at.y % p_.stride.y * phases_.x + at.x % p_.stride.x;
+      tap_offset_.push_back(phase * plane_floats_ + at.y / p_.stride.y * plane_.x +
+                            at.x / p_.stride.x);
+    }
+}
+
+// Steps of all blocks, and for each range of inputs where it begins and ends in each row.
+void Plan::list_blocks() {
+  const auto taps = static_cast<std::int64_t>(tap_offset_.size());
+  const std::int64_t inputs = p_.channels * taps;
+  require(p_.starts[0] == 0 && p_.starts[p_.rows] == p_.blocks,
+          "starts must begin with 0 and end with the number of blocks");
+  steps_.resize(p_.blocks);
+  first_.resize(p_.chunks * p_.rows);
+  last_.resize(p_.chunks * p_.rows);
+  for (std::int64_t row = 0; row < p_.rows; ++row) {
+    const std::int64_t end = p_.starts[row + 1];
+    require(p_.starts[row] <= end && end <= p_.blocks, "starts must not decrease");
+    std::int64_t b = p_.starts[row], before = -1;
+    for (int chunk = 0; chunk < p_.chunks; ++chunk) {
+      const std::int64_t limit = inputs * (chunk + 1) / p_.chunks;
+      first_[chunk * p_.rows + row] = static_cast<std::int32_t>(b);
+      for (; b < end && p_.index[b] < limit; ++b) {
+        const std::int64_t k = p_.index[b];
+        require(k > before, "index must ascend within a row and not be negative");
+        before = k;
+        const std::int64_t step =
+            pointwise_ ? k : k / taps * channel_floats_ + tap_offset_[k % taps];
+        steps_[b] = static_cast<std::int32_t>(step);
+      }
+      last_[chunk * p_.rows + row] = static_cast<std::int32_t>(b);
+    }
+    require(b == end, "index has an input that does not exist, or does not ascend within a row");
+  }
+}
+
+// Tiles of equal width, or narrower by one vector: no narrow rest, whose sums would be too few to
+// keep the multipliers busy.
+void Plan::list_tiles() {
+  const int widest = ops_.widest[p_.block == 1 ? 0 : p_.block == 2 ? 1 : 2];
+  const std::int64_t vectors = ceil_div(pixels_, ops_.lanes);
+  const std::int64_t count = ceil_div(vectors, std::clamp(p_.tile, 1, widest));
+  std::int64_t first = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t width = vectors * (i + 1) / count - vectors * i / count;
+    const std::int64_t pixels = std::min(width * ops_.lanes, pixels_ - first);
+    tiles_.push_back({first, static_cast<int>(width), static_cast<int>(pixels)});
+    first += pixels;
+  }
+}
+
+// Slabs of rows with about equal numbers of blocks, as many as the threads need beside the tiles.
+// Within a slab rows run in the order of their lengths: a loop that ends as the one before it did
+// is foreseen by the processor.
+void Plan::cut_rows() {
+  const double work = static_cast<double>(p_.images) * pixels_ * p_.blocks * p_.block;
+  p_.threads = static_cast<int>(std::clamp(work / 1e6, 1.0, static_cast<double>(p_.threads)));
+  const auto tiles = static_cast<std::int64_t>(tiles_.size()) * p_.images;
+  std::int64_t slabs = p_.threads == 1 ? 1 : ceil_div(4 * p_.threads, tiles);
+  slabs = std::clamp<std::int64_t>(slabs, 1, p_.rows);
+  shared_panels_ = slabs > 1;
+  slabs_.push_back(0);
+  for (std::int64_t s = 1; s < slabs; ++s) {
+    const auto* const at = std::lower_bound(p_.starts, p_.starts + p_.rows, p_.blocks * s / slabs);
+    slabs_.push_back(std::max<std::int64_t>(at - p_.starts, slabs_.back()));
+  }
+  slabs_.push_back(p_.rows);
+  order_.resize(p_.rows);
+  std::iota(order_.begin(), order_.end(), 0);
+  for (std::size_t s = 0; s + 1 < slabs_.size(); ++s)
+    std::stable_sort(order_.begin() + slabs_[s], order_.begin() + slabs_[s + 1],
+                     [this](std::int32_t a, std::int32_t b) {
+                       return p_.starts[a + 1] - p_.starts[a] < p_.starts[b + 1] - p_.starts[b];
+                     });
+}
+
+bool Plan::tile_in_place(const Tile& tile) const {
+  return p_.in_place && !p_.channels_last && tile.pixels == tile.vectors * ops_.lanes;
+}
+
+std::int64_t Plan::panel_floats(const Tile& tile) const {
+  return p_.channels * tile.vectors * ops_.lanes;
+}
+
+// Inputs [first_k, last_k) of a tile of one image.
+void Plan::pack_panel(const float* x, const Tile& tile, std::int64_t first_k, std::int64_t last_k,
+                      float* panel) const {
+  const std::int64_t width = tile.vectors * ops_.lanes;
+  float* const to = panel + first_k * width;
+  if (p_.channels_last)
+    ops_.transpose(x + tile.first * p_.channels + first_k, p_.channels, tile.pixels,
+                   last_k - first_k, to, width, true);
+  else
+    ops_.copy(x + first_k * pixels_ + tile.first, pixels_, last_k - first_k, tile.pixels, to, width);
+}
+
+// All ranges of inputs for one tile and one slab of rows; y is one image's.
+void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::size_t slab,
+                    float* y) const {
+  const std::int64_t first_row = slabs_[slab], rows = slabs_[slab + 1] - first_row;
+  if (rows == 0) return;
+  const bool direct = !p_.channels_last && gapless_;
+  const std::int64_t width = tile.vectors * ops_.lanes;
+  float* sums = nullptr;
+  TileTask task{};
+  task.x = x;
+  task.pitch = pitch;
+  task.steps = steps_.data();
+  task.values = p_.values;
+  task.order = order_.data() + first_row;
+  task.rows = static_cast<int>(rows);
+  task.block = static_cast<int>(p_.block);
+  task.bias = p_.bias;
+  task.vectors = tile.vectors;
+  task.low = p_.low;
+  task.high = p_.high;
+  if (direct) {
+    task.y = y + tile.first;
+    task.y_pitch = pixels_;
+    task.pixels = tile.pixels;
+  } else {
+    sums = workspace<float>(Slot::sums, rows * p_.block * width);
+    task.y = sums - first_row * p_.block * width;
+    task.y_pitch = width;
+    task.pixels = static_cast<int>(width);
+  }
+  for (int chunk = 0; chunk < p_.chunks; ++chunk) {
+    task.first = first_.data() + chunk * p_.rows;
+    task.last = last_.data() + chunk * p_.rows;
+    task.resume = chunk > 0;
+    task.finish = chunk + 1 == p_.chunks;
+    ops_.multiply(task);
+  }
+  if (direct) return;
+  const std::int64_t first = first_row * p_.block, count = rows * p_.block;
+  if (gapless_)
+    ops_.transpose(sums, width, count, tile.pixels, y + tile.first * outputs_ + first, outputs_,
+                   false);
+  else
+    store_gaps(sums, width, tile, first, count, y);
+}
+
+// Stores a tile whose pixels run over padded rows: the stretch of each row that is in the output.
+void Plan::store_gaps(const float* sums, std::int64_t pitch, const Tile& tile, std::int64_t first,
+                      std::int64_t outputs, float* y) const {
+  const std::int64_t end = tile.first + tile.pixels;
+  for (std::int64_t row = tile.first / plane_.x; row * plane_.x < end; ++row) {
+    const std::int64_t from = std::max(tile.first, row * plane_.x);
+    const std::int64_t count = std::min(end, row * plane_.x + p_.out.x) - from;
+    if (count <= 0) continue;
+    const float* source = sums + (from - tile.first);
+    const std::int64_t pixel = row * p_.out.x + (from - row * plane_.x);
+    if (p_.channels_last) {
+      ops_.transpose(source, pitch, outputs, count, y + pixel * outputs_ + first, outputs_, false);
+      continue;
+    }
+    const std::int64_t plane = p_.out.y * p_.out.x;
+    float* to = y + first * plane + pixel;
+    for (std::int64_t o = 0; o < outputs; ++o, source += pitch, to += plane)
+      std::memcpy(to, source, static_cast<std::size_t>(count) * sizeof(float));
+  }
+}
+
+void Plan::run_pointwise(const float* x, float* y) const {
+  const auto tiles = static_cast<std::int64_t>(tiles_.size());
+  const std::int64_t x_image = p_.channels * pixels_, y_image = outputs_ * pixels_;
+  if (!shared_panels_) {
+    parallel_for(p_.images * tiles, p_.threads, [&](std::size_t task) {
+      const auto image = static_cast<std::int64_t>(task) / tiles;
+      const Tile& tile = tiles_[static_cast<std::int64_t>(task) % tiles];
+      const float* from = x + image * x_image;
+      if (tile_in_place(tile))
+        return multiply(from + tile.first, pixels_, tile, 0, y + image * y_image);
+      auto* panel = workspace<float>(Slot::activations, panel_floats(tile));
+      pack_panel(from, tile, 0, p_.channels, panel);
+      multiply(panel, tile.vectors * ops_.lanes, tile, 0, y + image * y_image);
+    });
+    return;
+  }
+  // Few tiles: threads share the panels, first packed in parts, then each met by slabs of rows.
+  const std::int64_t panels = p_.channels * ceil_div(pixels_, ops_.lanes) * ops_.lanes;
+  auto* packed = workspace<float>(Slot::activations, panels * p_.images);
+  const std::int64_t parts = std::clamp<std::int64_t>(p_.channels / 64, 1, 2 * p_.threads);
+  parallel_for(p_.images * tiles * parts, p_.threads, [&](std::size_t task) {
+    const auto index = static_cast<std::int64_t>(task);
+    const std::int64_t image = index / parts / tiles, part = index % parts;
+    const Tile& tile = tiles_[index / parts % tiles];
+    if (tile_in_place(tile)) return;
+    pack_panel(x + image * x_image, tile, p_.channels * part / parts,
+               p_.channels * (part + 1) / parts,
+               packed + image * panels + p_.channels * tile.first);
+  });
+  const std::size_t slabs = slabs_.size() - 1;
+  parallel_for(p_.images * tiles * slabs, p_.threads, [&](std::size_t task) {
+    const auto index = static_cast<std::int64_t>(task / slabs);
+    const std::int64_t image = index / tiles;
+    const Tile& tile = tiles_[index % tiles];
+    if (tile_in_place(tile))
+      multiply(x + image * x_image + tile.first, pixels_, tile, task % slabs, y + image * y_image);
+    else
+      multiply(packed + image * panels + p_.channels * tile.first, tile.vectors * ops_.lanes, tile,
+               task % slabs, y + image * y_image);
+  });
+}
+
+// One channel of an image with the channels first: all its phases.
+void Plan::pack_plane(const float* x, float* planes, std::int64_t channel) const {
+  const float* from = x + channel * p_.in.y * p_.in.x;
+  for (std::int64_t phase = 0; phase < phases_.y * phases_.x; ++phase) {
+    float* to = planes + channel * channel_floats_ + phase * plane_floats_;
+    const std::int64_t left = phase % phases_.x - p_.padding.x;  // column of the input at column 0
+    // Columns [begin, end) meet the input.
+    const std::int64_t begin = std::min(left < 0 ? ceil_div(-left, p_.stride.x) : 0, plane_.x);
+    const std::int64_t end = std::clamp(
+        left < p_.in.x ? ceil_div(p_.in.x - left, p_.stride.x) : 0, begin, plane_.x);
+    for (std::int64_t r = 0; r < plane_.y; ++r, to += plane_.x) {
+      const std::int64_t row = r * p_.stride.y + phase / phases_.x - p_.padding.y;
+      if (row < 0 || row >= p_.in.y) {
+        std::fill_n(to, plane_.x, 0.0f);
+        continue;
+      }
+      const float* source = from + row * p_.in.x + left;
+      std::fill_n(to, begin, 0.0f);
+      if (p_.stride.x == 1)
+        std::copy(source + begin, source + end, to + begin);
+      else
+        for (std::int64_t c = begin; c < end; ++c) to[c] = source[c * p_.stride.x];
+      std::fill(to + end, to + plane_.x, 0.0f);
+    }
+  }
+}
+
+// One row of all planes, of an image with the channels last.
+void Plan::pack_image_row(const float* x, float* planes, std::int64_t index) const {
+  const std::int64_t phase = index / plane_.y, r = index % plane_.y;
+  const std::int64_t row = r * p_.stride.y + phase / phases_.x - p_.padding.y;
+  const std::int64_t left = phase % phases_.x - p_.padding.x;
+  const bool inside = 0 <= row && row < p_.in.y;
+  const std::int64_t begin = std::min(left < 0 ? ceil_div(-left, p_.stride.x) : 0, plane_.x);
+  const std::int64_t end = inside
+      ? std::clamp(left < p_.in.x ? ceil_div(p_.in.x - left, p_.stride.x) : 0, begin, plane_.x)
+      : begin;
+  float* to = planes + phase * plane_floats_ + r * plane_.x;
+  for (std::int64_t c = 0; c < p_.channels; ++c) {
+    std::fill_n(to + c * channel_floats_, begin, 0.0f);
+    std::fill_n(to + c * channel_floats_ + end, plane_.x - end, 0.0f);
+  }
+  if (begin < end)
+    ops_.transpose(x + (row * p_.in.x + left + begin * p_.stride.x) * p_.channels,
+                   p_.stride.x * p_.channels, end - begin, p_.channels, to + begin,
+                   channel_floats_, false);
+}
+
+void Plan::pack_image(const float* x, float* planes, int threads) const {
+  const std::int64_t tasks =
+      p_.channels_last ? phases_.y * phases_.x * plane_.y : p_.channels;
+  const std::int64_t step = threads == 1 ? tasks : ceil_div(tasks, 4 * threads);
+  parallel_for(ceil_div(tasks, step), threads, [&](std::size_t task) {
+    const std::int64_t first = static_cast<std::int64_t>(task) * step;
+    for (std::int64_t i = first; i < std::min(first + step, tasks); ++i)
+      p_.channels_last ? pack_image_row(x, planes, i) : pack_plane(x, planes, i);
+  });
+}
+
+void Plan::run_image(const float* x, float* y, float* planes) const {
+  pack_image(x, planes, p_.threads);
+  const std::size_t slabs = slabs_.size() - 1;
+  parallel_for(tiles_.size() * slabs, p_.threads, [&](std::size_t task) {
+    const Tile& tile = tiles_[task / slabs];
+    multiply(planes + tile.first, 1, tile, task % slabs, y);
+  });
+}
+
+void Plan::run(const float* x, float* y) const {
+  if (pointwise_) return run_pointwise(x, y);
+  // The last tile of the last taps reads past the last plane, into pixels that are thrown away.
+  const std::int64_t floats = p_.channels * channel_floats_, slack = 16 * (ops_.lanes + 16);
+  auto* planes = workspace<float>(Slot::activations, floats + slack);
+  std::fill_n(planes + floats, slack, 0.0f);
+  for (std::int64_t image = 0; image < p_.images; ++image)
+    run_image(x + image * p_.channels * p_.in.y * p_.in.x,
+              y + image * outputs_ * p_.out.y * p_.out.x, planes);
+}
+
+}  // namespace compactnets::sparse

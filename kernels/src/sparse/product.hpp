@@ -1,0 +1,137 @@
+// Sparse weight times dense activations in fp32: layouts, and what each instruction set implements.
+//
+// Weight    rows of blocks. A block is `block` (1: CSR; 2, 4, 8, 16) consecutive outputs that share
+//           one input k, a channel and tap of the kernel: values [blocks][block], index k of each,
+//           ascending within a row, and starts [rows + 1].
+// Pixels (or tokens) lie in the vector lanes, so that a weight is one broadcast for many products
+// and no sum runs across lanes. A tile is T vectors of pixels by N = min(block, 4) outputs:
+//     for each block of the row:  x = the T vectors of input k;  sums[n][v] += value[n] * x[v]
+// N * T sums stay in registers. With N = 4 a vector of x is loaded once for four products: the
+// multipliers are the limit. With N = 1 (CSR) each product needs a load of its own, and the loads
+// are: N * T products cost T + N + 1 of them. Wider blocks run as 2 or 4 quarters.
+//
+// Where x comes from:
+//   panel      1x1 convolution, linear: the pixels of one tile are laid out as [k][T vectors],
+//              aligned, in the first cache levels, copied or transposed on the fly; step = k
+//   in place   1x1 convolution, channels first: step = k in the input itself (the last tile, which
+//              would read past the end, goes through a panel)
+//   image      k x k or strided convolution: zero-padded planes [channel][phase][row][column].
+//              Rows and columns that are equal modulo the stride form a phase, so that one step to
+//              the next pixel is one float for any stride, and a tap is a constant offset: no
+//              im2col. Pixels run over the padded width; those between rows are thrown away.
+// The inputs are cut in `chunks` ranges, all rows of one range before the next, where a tile of x
+// would otherwise not stay in the first-level cache; sums then wait in the output.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+namespace compactnets::sparse {
+
+// Some rows of blocks, one range of inputs, one tile of pixels.
+struct TileTask {
+  const float* x;             // pixel 0 of the tile, step 0
+  std::int64_t pitch;         // floats from one step to the next
+  const std::int32_t* steps;  // of each block
+  const float* values;        // `block` of each block
+  const std::int32_t* order;  // the rows to compute, `rows` of them
+  const std::int32_t* first;  // by row: its blocks [first, last) of this range of inputs
+  const std::int32_t* last;
+  int rows;
+  int block;
+  const float* bias;          // by output, or nullptr
+  float* y;                   // pixel 0 of output 0
+  std::int64_t y_pitch;       // floats from one output to the next
+  int vectors;                // T
+  int pixels;                 // that are stored: more than T - 1 vectors hold, at most T
+  bool resume;                // the sums go on from y, not from the bias
+  bool finish;                // clamp to [low, high]; NaN stays NaN
+  float low, high;
+};
+
+struct Operations {
+  int lanes;
+  int widest[3];  // largest T for N = 1, 2, 4
+  void (*multiply)(const TileTask& task);
+  // to[c][r] = from[r][c] for r < rows, c < columns. With `pad`, to[c] is written up to the next
+  // full vector: zeros behind the rows.
+  void (*transpose)(const float* from, std::int64_t from_pitch, std::int64_t rows,
+                    std::int64_t columns, float* to, std::int64_t to_pitch, bool pad);
+  // to[r][c] = from[r][c] for c < columns, then zeros up to `width`, a number of full vectors.
+  void (*copy)(const float* from, std::int64_t from_pitch, std::int64_t rows, std::int64_t columns,
+               float* to, std::int64_t width);
+};
+
+extern const Operations portable_operations;
+#ifdef COMPACTNETS_X86
+extern const Operations avx2_operations;
+extern const Operations avx512_operations;
+#endif
+const Operations& operations();  // of the path in use
+
+struct Size2 {
+  std::int64_t y, x;
+};
+
+// What a plan is made of. The arrays but index and starts have to live as long as the plan.
+struct Product {
+  const float* values;
+  const std::int32_t* index;
+  const std::int32_t* starts;
+  const float* bias;  // or nullptr
+  std::int64_t rows, blocks, block;
+  std::int64_t images, channels;
+  Size2 in, out, kernel, stride, padding, dilation;
+  bool channels_last;
+  float low, high;
+  // How: vectors of a tile, ranges of inputs, whether a 1x1 convolution reads its input in place.
+  int tile, chunks;
+  bool in_place;
+  int threads;
+};
+
+// A product for one shape of input, ready to run any number of times.
+class Plan {
+ public:
+  explicit Plan(const Product& product);
+  // x and y dense, channels_last or channels first as the product says.
+  void run(const float* x, float* y) const;
+
+ private:
+  struct Tile {
+    std::int64_t first;  // pixel
+    int vectors, pixels;
+  };
+  void list_taps();
+  void list_blocks();
+  void list_tiles();
+  void cut_rows();
+  bool tile_in_place(const Tile& tile) const;
+  std::int64_t panel_floats(const Tile& tile) const;
+  void pack_panel(const float* x, const Tile& tile, std::int64_t first_k, std::int64_t last_k,
+                  float* panel) const;
+  void pack_image(const float* x, float* planes, int threads) const;
+  void pack_image_row(const float* x, float* planes, std::int64_t row) const;
+  void pack_plane(const float* x, float* planes, std::int64_t channel) const;
+  void multiply(const float* x, std::int64_t pitch, const Tile& tile, std::size_t slab,
+                float* y) const;
+  void store_gaps(const float* sums, std::int64_t pitch, const Tile& tile, std::int64_t first,
+                  std::int64_t outputs, float* y) const;
+  void run_pointwise(const float* x, float* y) const;
+  void run_image(const float* x, float* y, float* planes) const;
+
+  Product p_;
+  const Operations& ops_;
+  bool pointwise_, gapless_;
+  std::int64_t outputs_, pixels_;       // of one image; pixels with those between rows
+  Size2 phases_, plane_;                // phases of a channel; rows and columns of a plane
+  std::int64_t plane_floats_, channel_floats_;
+  std::vector<std::int64_t> tap_offset_;
+  std::vector<std::int32_t> steps_;
+  std::vector<std::int32_t> first_, last_;  // [range][row]
+  std::vector<std::int32_t> order_;         // rows, by slab
+  std::vector<std::int64_t> slabs_;         // first row of each slab, and the end
+  std::vector<Tile> tiles_;
+  bool shared_panels_;
+};
+
+}  // namespace compactnets::sparse

@@ -1,0 +1,163 @@
+// The inner loops of the sparse product, written once for every instruction set. Included inside
+// the anonymous namespace of avx512.cpp, avx2.cpp and portable.cpp, behind their definitions of
+// Vector, kLanes, load, load_some, store, store_some, broadcast, multiply_add, clamp; `Widest<N>`
+// is the largest T whose N * T sums leave room for the operands.
+//
+// No inner loop spills (objdump shows no (%rsp) between the multiplications).
+
+// Sums of N outputs by T vectors; `chains` of them where the sums are too few to hide the four
+// cycles that a multiply-add takes: then every second block goes to the second chain.
+template <int N, int T>
+struct Sums {
+  Vector of[N][T];
+};
+
+template <int N, int T>
+inline void add_block(Sums<N, T>& sums, const float* x, const float* values) {
+  Vector in[T];
+  if constexpr (N == 1) {  // x is used once: an operand in memory
+    const Vector w = broadcast(values);
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v)
+      sums.of[0][v] = multiply_add(w, load(x + v * kLanes), sums.of[0][v]);
+    return;
+  }
+  COMPACTNETS_UNROLL
+  for (int v = 0; v < T; ++v) {
+    in[v] = load(x + v * kLanes);
+    pin(in[v]);
+  }
+  COMPACTNETS_UNROLL
+  for (int n = 0; n < N; ++n) {
+    Vector w = broadcast(values + n);
+    pin(w);
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v) sums.of[n][v] = multiply_add(w, in[v], sums.of[n][v]);
+  }
+}
+
+template <int N, int T>
+inline void start(Sums<N, T>& sums, const TileTask& task, std::int64_t output, int tail) {
+  const float* y = task.y + output * task.y_pitch;
+  COMPACTNETS_UNROLL
+  for (int n = 0; n < N; ++n) {
+    if (task.resume) {
+      COMPACTNETS_UNROLL
+      for (int v = 0; v < T; ++v) {
+        const float* from = y + n * task.y_pitch + v * kLanes;
+        sums.of[n][v] = v + 1 < T ? load(from) : load_some(from, tail);
+      }
+    } else {
+      const Vector bias = task.bias ? broadcast(task.bias + output + n) : zero();
+      COMPACTNETS_UNROLL
+      for (int v = 0; v < T; ++v) sums.of[n][v] = bias;
+    }
+  }
+}
+
+template <int N, int T>
+inline void finish(Sums<N, T>& sums, const TileTask& task, std::int64_t output, int tail) {
+  float* y = task.y + output * task.y_pitch;
+  if (task.finish) {
+    const Vector low = broadcast(&task.low), high = broadcast(&task.high);
+    COMPACTNETS_UNROLL
+    for (int n = 0; n < N; ++n) {
+      COMPACTNETS_UNROLL
+      for (int v = 0; v < T; ++v) sums.of[n][v] = clamp(sums.of[n][v], low, high);
+    }
+  }
+  COMPACTNETS_UNROLL
+  for (int n = 0; n < N; ++n) {
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v) {
+      float* to = y + n * task.y_pitch + v * kLanes;
+      if (v + 1 < T)
+        store(to, sums.of[n][v]);
+      else
+        store_some(to, sums.of[n][v], tail);
+    }
+  }
+}
+
+template <int N, int T>
+inline void multiply_row(const TileTask& task, std::int64_t row, int piece, int tail) {
+  constexpr bool kTwoChains = N * T < 8 && 2 * T <= Widest<1>::value;
+  const std::int64_t output = row * task.block + piece;
+  const std::int32_t* step = task.steps + task.first[row];
+  const std::int32_t* const end = task.steps + task.last[row];
+  const float* values = task.values + static_cast<std::int64_t>(task.first[row]) * task.block + piece;
+  Sums<N, T> sums;
+  start(sums, task, output, tail);
+  if constexpr (kTwoChains) {
+    Sums<N, T> odd;
+    COMPACTNETS_UNROLL
+    for (int n = 0; n < N; ++n) {
+      COMPACTNETS_UNROLL
+      for (int v = 0; v < T; ++v) odd.of[n][v] = zero();
+    }
+    for (; step + 1 < end; step += 2, values += 2 * task.block) {
+      add_block<N, T>(sums, task.x + step[0] * task.pitch, values);
+      add_block<N, T>(odd, task.x + step[1] * task.pitch, values + task.block);
+    }
+    COMPACTNETS_UNROLL
+    for (int n = 0; n < N; ++n) {
+      COMPACTNETS_UNROLL
+      for (int v = 0; v < T; ++v) sums.of[n][v] = add(sums.of[n][v], odd.of[n][v]);
+    }
+  }
+  for (; step < end; ++step, values += task.block)
+    add_block<N, T>(sums, task.x + *step * task.pitch, values);
+  finish(sums, task, output, tail);
+}
+
+template <int N, int T>
+void multiply_tile(const TileTask& task) {
+  const int tail = task.pixels - (T - 1) * kLanes;
+  for (int i = 0; i < task.rows; ++i)
+    for (int piece = 0; piece < task.block; piece += N)
+      multiply_row<N, T>(task, task.order[i], piece, tail);
+}
+
+// Runs multiply_tile<N, task.vectors>.
+template <int N, int T = Widest<N>::value>
+void multiply_width(const TileTask& task) {
+  if (task.vectors == T) return multiply_tile<N, T>(task);
+  if constexpr (T > 1) multiply_width<N, T - 1>(task);
+}
+
+void multiply(const TileTask& task) {
+  if (task.block == 1) return multiply_width<1>(task);
+  if (task.block == 2) return multiply_width<2>(task);
+  multiply_width<4>(task);
+}
+
+void copy(const float* from, std::int64_t from_pitch, std::int64_t rows, std::int64_t columns,
+          float* to, std::int64_t width) {
+  for (std::int64_t r = 0; r < rows; ++r, from += from_pitch, to += width) {
+    std::int64_t c = 0;
+    for (; c + kLanes <= columns; c += kLanes) store(to + c, load(from + c));
+    if (c < columns) {
+      store(to + c, load_some(from + c, static_cast<int>(columns - c)));
+      c += kLanes;
+    }
+    for (; c < width; c += kLanes) store(to + c, zero());
+  }
+}
+
+// In squares of kLanes by kLanes: transpose_square reads rows_left rows of columns_left values
+// (more than kLanes count as kLanes; zeros stand for what is missing) and writes columns_left rows.
+void transpose(const float* from, std::int64_t from_pitch, std::int64_t rows, std::int64_t columns,
+               float* to, std::int64_t to_pitch, bool pad) {
+  for (std::int64_t r = 0; r < rows; r += kLanes)
+    for (std::int64_t c = 0; c < columns; c += kLanes)
+      transpose_square(from + r * from_pitch + c, from_pitch, rows - r, columns - c,
+                       to + c * to_pitch + r, to_pitch, pad);
+}
+
+constexpr Operations make_operations() {
+  return {kLanes,
+          {Widest<1>::value, Widest<2>::value, Widest<4>::value},
+          multiply,
+          transpose,
+          copy};
+}

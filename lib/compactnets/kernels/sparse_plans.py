@@ -1,0 +1,215 @@
+"""Plans of sparse products: made once for a weight and a shape of input, with the tile that was
+fastest when tried, and kept as long as the weight lives.
+
+The first call of a new shape measures the tiles (some milliseconds). COMPACTNETS_TUNE=0 turns that
+off: the tile then follows from the sizes alone. Results agree within rounding whatever the tile.
+"""
+
+import atexit
+import math
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compactnets.kernels import native
+
+_SHAPES_KEPT = 64  # plans of one weight: one per shape of input
+_CACHE_BYTES = 32 * 1024  # of the first-level cache, for a tile of x
+
+Weight = tuple[Tensor, Tensor, Tensor, Tensor | None]  # values, index, starts, bias
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a plan is for; sizes checked."""
+
+    x_shape: tuple[int, ...]  # (N, C, H, W)
+    y_shape: tuple[int, ...]
+    memory_format: torch.memory_format
+    geometry: tuple[tuple[int, int], ...]  # kernel_size, stride, padding, dilation
+    low: float | None
+    high: float | None
+    tokens: bool = False  # x is (..., in): pixels with the channels last
+
+    @property
+    def channels_last(self) -> bool:
+        return self.tokens or self.memory_format is torch.channels_last
+
+    @property
+    def in_place_possible(self) -> bool:
+        return not self.channels_last and self.geometry[:3] == ((1, 1), (1, 1), (0, 0))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Vectors of pixels; ranges that the inputs are cut in; whether x is read where it lies."""
+
+    vectors: int
+    chunks: int = 1
+    in_place: bool = False
+
+
+@dataclass
+class _Plans:
+    """All plans of one weight; valid while its tensors are what they were."""
+
+    index: Tensor
+    starts: Tensor
+    bias: Tensor | None
+    state: tuple
+    by_shape: dict[tuple, tuple[Call, Any]]
+
+
+def _version(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
+def _state(weight: Weight) -> tuple:
+    """What changes when a weight gets other memory or another pattern, in place."""
+    values, index, starts, bias = weight
+    memory = None if bias is None else bias.data_ptr()
+    return values.data_ptr(), _version(index), _version(starts), memory
+
+
+def tuning() -> bool:
+    """Whether tiles are measured: not with COMPACTNETS_TUNE=0."""
+    return os.environ.get("COMPACTNETS_TUNE", "1").strip() not in ("0", "off", "false")
+
+
+class PlanCache:
+    """Runs products of one operator on the compiled module."""
+
+    def __init__(self, module: ModuleType):
+        self._module = module
+        self._plans: dict[int, tuple[weakref.ref, _Plans]] = {}
+        self._tiles: dict[tuple, Tile] = {}
+        atexit.register(self._plans.clear)
+
+    def run(self, prepare: Callable[..., Call], x: Tensor, weight: Weight, options: tuple):
+        """The product; prepare(x, *weight, *options) checks a call of a new shape."""
+        plans = self._of(weight)
+        threads = torch.get_num_threads()
+        key = (x.shape, x.stride(), x.dtype, options, threads, self._module.isa())
+        found = plans.by_shape.get(key)
+        if found is None:
+            call = prepare(x, *weight, *options)
+            found = call, self._make(call, x, weight, threads)
+            if len(plans.by_shape) >= _SHAPES_KEPT:
+                plans.by_shape.pop(next(iter(plans.by_shape)))
+            plans.by_shape[key] = found
+        call, plan = found
+        y = torch.empty(call.y_shape, memory_format=call.memory_format)
+        if plan is not None:
+            _run(plan, call, x, y)
+        return y
+
+    def _of(self, weight: Weight) -> _Plans:
+        values, index, starts, bias = weight
+        found = self._plans.get(id(values))
+        if found is not None:
+            alive, plans = found
+            if (
+                alive() is values
+                and plans.index is index
+                and plans.starts is starts
+                and plans.bias is bias
+                and plans.state == _state(weight)
+            ):
+                return plans
+        plans = _Plans(index, starts, bias, _state(weight), {})
+        name = id(values)
+
+        def forget(reference, entries=self._plans):
+            entry = entries.get(name)
+            if entry is not None and entry[0] is reference:
+                del entries[name]
+
+        self._plans[name] = weakref.ref(values, forget), plans
+        return plans
+
+    def _make(self, call: Call, x: Tensor, weight: Weight, threads: int):
+        """The plan with the best tile; None if there is nothing to compute."""
+        if 0 in call.x_shape or 0 in call.y_shape:
+            return None
+
+        def make(tile: Tile):  # detached: a plan that held the tensors would keep them alive
+            return self._module.sparse_plan(
+                *(None if t is None else native.dense(t.detach()) for t in weight),
+                list(call.x_shape),
+                call.channels_last,
+                *call.geometry,
+                -math.inf if call.low is None else call.low,
+                math.inf if call.high is None else call.high,
+                tile.vectors,
+                tile.chunks,
+                tile.in_place,
+                threads,
+            )
+
+        blocks, n = weight[0].shape
+        widest = self._module.sparse_tiles()[(1, 2, 4).index(min(n, 4))]
+        lanes = self._module.sparse_lanes()
+        inputs = call.x_shape[1] * call.geometry[0][0] * call.geometry[0][1]
+        if not tuning():
+            return make(default_tile(n, widest, lanes, inputs))
+        rows = weight[2].shape[0] - 1
+        tenths = 20 * blocks // (rows * inputs)  # layers of about equal sparsity share a tile
+        key = (call, n, rows, tenths, threads, self._module.isa())
+        if key not in self._tiles:
+            tiles = list(candidates(call, n, widest, lanes, inputs))
+            self._tiles[key] = _fastest(tiles, make, call, x)
+        return make(self._tiles[key])
+
+
+def _run(plan, call: Call, x: Tensor, y: Tensor) -> None:
+    if call.tokens:
+        columns = call.x_shape[1]
+        x, y = x.reshape(-1, columns), y.view(x.numel() // columns, -1)
+    plan.run(native.dlpack(x.contiguous(memory_format=call.memory_format)), native.dlpack(y))
+
+
+def default_tile(n: int, widest: int, lanes: int, inputs: int) -> Tile:
+    """From the sizes alone: the widest tile; CSR's x in ranges that fit the first-level cache."""
+    if n > 1:
+        return Tile(widest)
+    vectors = min(widest, 6)
+    return Tile(vectors, max(1, round(4 * inputs * vectors * lanes / _CACHE_BYTES)))
+
+
+def candidates(call: Call, n: int, widest: int, lanes: int, inputs: int) -> Iterator[Tile]:
+    """What is worth trying: widths down to half of the widest, ranges of inputs around the cache's
+    size, in place where that is possible."""
+    for vectors in sorted({widest, *range(widest - 1, widest // 2, -2 if n == 1 else -1)}):
+        whole = 4 * inputs * vectors * lanes / _CACHE_BYTES
+        several = {1, 2, 4} if n == 1 else {1, 2}
+        for chunks in sorted(c for c in several | {round(whole)} if 1 <= c <= max(1, 2 * whole)):
+            if chunks <= 16:
+                yield Tile(vectors, chunks)
+        if call.in_place_possible:
+            yield Tile(vectors, 1, in_place=True)
+
+
+def _fastest(tiles: list[Tile], make, call: Call, x: Tensor) -> Tile:
+    """Each tile twice in turn, those within a third of the best twice more; the minimum counts."""
+    y = torch.empty(call.y_shape, memory_format=call.memory_format)
+    plans = {tile: make(tile) for tile in tiles}
+    best: dict[Tile, float] = {}
+    for _ in range(2):
+        for tile in list(plans):
+            _run(plans[tile], call, x, y)
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                _run(plans[tile], call, x, y)
+                times.append(time.perf_counter() - start)
+            best[tile] = min(*times, best.get(tile, float("inf")))
+        limit = 1.3 * min(best.values())
+        plans = {tile: plan for tile, plan in plans.items() if best[tile] <= limit}
+    return min(plans, key=lambda tile: best[tile])
