@@ -36,10 +36,10 @@ inline Vector broadcast(const float* p) { return _mm256_broadcast_ss(p); }
 inline Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 // The second operand is returned if one is NaN.
-inline Vector clamp(Vector v, Vector low, Vector high) {
-  return _mm256_min_ps(high, _mm256_max_ps(low, v));
-}
+inline Vector at_least(Vector v, Vector low) { return _mm256_max_ps(low, v); }
+inline Vector at_most(Vector v, Vector high) { return _mm256_min_ps(high, v); }
 inline void pin(Vector& v) { asm("" : "+x"(v)); }
+inline void pin(const float*& p) { asm("" : "+r"(p)); }
 
 inline void transpose_square(const float* from, std::int64_t from_pitch, std::int64_t rows,
                              std::int64_t columns, float* to, std::int64_t to_pitch, bool pad) {

@@ -34,10 +34,10 @@ inline Vector broadcast(const float* p) { return _mm512_set1_ps(*p); }
 inline Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 // The second operand is returned if one is NaN.
-inline Vector clamp(Vector v, Vector low, Vector high) {
-  return _mm512_min_ps(high, _mm512_max_ps(low, v));
-}
+inline Vector at_least(Vector v, Vector low) { return _mm512_max_ps(low, v); }
+inline Vector at_most(Vector v, Vector high) { return _mm512_min_ps(high, v); }
 inline void pin(Vector& v) { asm("" : "+v"(v)); }
+inline void pin(const float*& p) { asm("" : "+r"(p)); }
 
 // 16 x 16 in four rounds of 16 shuffles: pairs of rows, pairs of pairs, then 128-bit lanes.
 inline void transpose_square(const float* from, std::int64_t from_pitch, std::int64_t rows,

@@ -37,11 +37,10 @@ inline Vector broadcast(const float* p) { return Vector{*p, *p, *p, *p}; }
 inline Vector add(Vector a, Vector b) { return a + b; }
 inline Vector multiply_add(Vector a, Vector b, Vector c) { return a * b + c; }
 // A comparison with NaN is false: NaN stays.
-inline Vector clamp(Vector v, Vector low, Vector high) {
-  v = v < low ? low : v;
-  return v > high ? high : v;
-}
+inline Vector at_least(Vector v, Vector low) { return v < low ? low : v; }
+inline Vector at_most(Vector v, Vector high) { return v > high ? high : v; }
 inline void pin(Vector&) {}
+inline void pin(const float*&) {}
 
 inline void transpose_square(const float* from, std::int64_t from_pitch, std::int64_t rows,
                              std::int64_t columns, float* to, std::int64_t to_pitch, bool pad) {

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 
 #include "common/team.hpp"
@@ -115,8 +114,6 @@ void Plan::list_tiles() {
 }
 
 // Slabs of rows with about equal numbers of blocks, as many as the threads need beside the tiles.
-// Within a slab rows run in the order of their lengths: a loop that ends as the one before it did
-// is foreseen by the processor.
 void Plan::cut_rows() {
   const double work = static_cast<double>(p_.images) * pixels_ * p_.blocks * p_.block;
   p_.threads = static_cast<int>(std::clamp(work / 1e6, 1.0, static_cast<double>(p_.threads)));
@@ -130,13 +127,6 @@ void Plan::cut_rows() {
     slabs_.push_back(std::max<std::int64_t>(at - p_.starts, slabs_.back()));
   }
   slabs_.push_back(p_.rows);
-  order_.resize(p_.rows);
-  std::iota(order_.begin(), order_.end(), 0);
-  for (std::size_t s = 0; s + 1 < slabs_.size(); ++s)
-    std::stable_sort(order_.begin() + slabs_[s], order_.begin() + slabs_[s + 1],
-                     [this](std::int32_t a, std::int32_t b) {
-                       return p_.starts[a + 1] - p_.starts[a] < p_.starts[b + 1] - p_.starts[b];
-                     });
 }
 
 bool Plan::tile_in_place(const Tile& tile) const {
@@ -172,8 +162,8 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::s
   task.pitch = pitch;
   task.steps = steps_.data();
   task.values = p_.values;
-  task.order = order_.data() + first_row;
-  task.rows = static_cast<int>(rows);
+  task.first_row = first_row;
+  task.last_row = first_row + rows;
   task.block = static_cast<int>(p_.block);
   task.bias = p_.bias;
   task.vectors = tile.vectors;
@@ -193,7 +183,9 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::s
     task.first = first_.data() + chunk * p_.rows;
     task.last = last_.data() + chunk * p_.rows;
     task.resume = chunk > 0;
-    task.finish = chunk + 1 == p_.chunks;
+    const bool done = chunk + 1 == p_.chunks;
+    task.at_least = done && p_.low > -std::numeric_limits<float>::infinity();
+    task.at_most = done && p_.high < std::numeric_limits<float>::infinity();
     ops_.multiply(task);
   }
   if (direct) return;

@@ -33,10 +33,9 @@ struct TileTask {
   std::int64_t pitch;         // floats from one step to the next
   const std::int32_t* steps;  // of each block
   const float* values;        // `block` of each block
-  const std::int32_t* order;  // the rows to compute, `rows` of them
   const std::int32_t* first;  // by row: its blocks [first, last) of this range of inputs
   const std::int32_t* last;
-  int rows;
+  std::int64_t first_row, last_row;  // the rows to compute
   int block;
   const float* bias;          // by output, or nullptr
   float* y;                   // pixel 0 of output 0
@@ -44,8 +43,8 @@ struct TileTask {
   int vectors;                // T
   int pixels;                 // that are stored: more than T - 1 vectors hold, at most T
   bool resume;                // the sums go on from y, not from the bias
-  bool finish;                // clamp to [low, high]; NaN stays NaN
-  float low, high;
+  bool at_least, at_most;     // whether to clamp to [low, infinity), to (-infinity, high]
+  float low, high;            // NaN stays NaN
 };
 
 struct Operations {
@@ -128,7 +127,6 @@ class Plan {
   std::vector<std::int64_t> tap_offset_;
   std::vector<std::int32_t> steps_;
   std::vector<std::int32_t> first_, last_;  // [range][row]
-  std::vector<std::int32_t> order_;         // rows, by slab
   std::vector<std::int64_t> slabs_;         // first row of each slab, and the end
   std::vector<Tile> tiles_;
   bool shared_panels_;

@@ -1,6 +1,6 @@
 // The inner loops of the sparse product, written once for every instruction set. Included inside
 // the anonymous namespace of avx512.cpp, avx2.cpp and portable.cpp, behind their definitions of
-// Vector, kLanes, load, load_some, store, store_some, broadcast, multiply_add, clamp; `Widest<N>`
+// Vector, kLanes, load, load_some, store, store_some, broadcast, multiply_add, at_least, at_most; `Widest<N>`
 // is the largest T whose N * T sums leave room for the operands.
 //
 // No inner loop spills (objdump shows no (%rsp) between the multiplications).
@@ -17,6 +17,7 @@ inline void add_block(Sums<N, T>& sums, const float* x, const float* values) {
   Vector in[T];
   if constexpr (N == 1) {  // x is used once: an operand in memory
     const Vector w = broadcast(values);
+    pin(x);
     COMPACTNETS_UNROLL
     for (int v = 0; v < T; ++v)
       sums.of[0][v] = multiply_add(w, load(x + v * kLanes), sums.of[0][v]);
@@ -58,12 +59,20 @@ inline void start(Sums<N, T>& sums, const TileTask& task, std::int64_t output, i
 template <int N, int T>
 inline void finish(Sums<N, T>& sums, const TileTask& task, std::int64_t output, int tail) {
   float* y = task.y + output * task.y_pitch;
-  if (task.finish) {
-    const Vector low = broadcast(&task.low), high = broadcast(&task.high);
+  if (task.at_least) {
+    const Vector low = broadcast(&task.low);
     COMPACTNETS_UNROLL
     for (int n = 0; n < N; ++n) {
       COMPACTNETS_UNROLL
-      for (int v = 0; v < T; ++v) sums.of[n][v] = clamp(sums.of[n][v], low, high);
+      for (int v = 0; v < T; ++v) sums.of[n][v] = at_least(sums.of[n][v], low);
+    }
+  }
+  if (task.at_most) {
+    const Vector high = broadcast(&task.high);
+    COMPACTNETS_UNROLL
+    for (int n = 0; n < N; ++n) {
+      COMPACTNETS_UNROLL
+      for (int v = 0; v < T; ++v) sums.of[n][v] = at_most(sums.of[n][v], high);
     }
   }
   COMPACTNETS_UNROLL
@@ -113,9 +122,9 @@ inline void multiply_row(const TileTask& task, std::int64_t row, int piece, int 
 template <int N, int T>
 void multiply_tile(const TileTask& task) {
   const int tail = task.pixels - (T - 1) * kLanes;
-  for (int i = 0; i < task.rows; ++i)
+  for (std::int64_t row = task.first_row; row < task.last_row; ++row)
     for (int piece = 0; piece < task.block; piece += N)
-      multiply_row<N, T>(task, task.order[i], piece, tail);
+      multiply_row<N, T>(task, row, piece, tail);
 }
 
 // Runs multiply_tile<N, task.vectors>.

@@ -4,14 +4,37 @@ from compactnets.kernels import binary_conv
 from compactnets.kernels.binary_conv import binary_conv2d, binary_conv2d_reference
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
 from compactnets.kernels.native import available, isa, supported
+from compactnets.kernels.sparse import (
+    sparse_conv2d,
+    sparse_conv2d_reference,
+    sparse_linear,
+    sparse_linear_reference,
+)
+from compactnets.kernels.sparse_layers import (
+    BlockSparseConv2d,
+    BlockSparseLinear,
+    CSRConv2d,
+    CSRLinear,
+)
+from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
 
 __all__ = [
     "BinaryConv2d",
     "BinaryLinear",
+    "BlockSparseConv2d",
+    "BlockSparseLinear",
+    "CSRConv2d",
+    "CSRLinear",
     "available",
     "binary_conv",
     "binary_conv2d",
     "binary_conv2d_reference",
     "isa",
+    "pack_blocks",
+    "pack_csr",
+    "sparse_conv2d",
+    "sparse_conv2d_reference",
+    "sparse_linear",
+    "sparse_linear_reference",
     "supported",
 ]
