@@ -57,11 +57,8 @@ inline void transpose_square(const float* from, std::int64_t from_pitch, std::in
 const Operations portable_operations = make_operations();
 
 const Operations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<Operations>(nullptr, &avx512_operations, &avx2_operations, portable_operations);
-#else
-  return portable_operations;
-#endif
+  return pick<Operations>(nullptr, COMPACTNETS_AVX512(avx512_operations),
+                          COMPACTNETS_AVX2(avx2_operations), portable_operations);
 }
 
 }  // namespace compactnets::sparse

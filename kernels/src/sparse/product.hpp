@@ -61,10 +61,8 @@ struct Operations {
 };
 
 extern const Operations portable_operations;
-#ifdef COMPACTNETS_X86
 extern const Operations avx2_operations;
 extern const Operations avx512_operations;
-#endif
 const Operations& operations();  // of the path in use
 
 struct Size2 {
