@@ -27,6 +27,11 @@ def masked_weight(shape: tuple[int, ...], n: int, sparsity: float) -> Tensor:
     """Normal weights that keep a mean square of 1 per output, smallest blocks of n set to zero."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(shape, generator=generator) / torch.Size(shape[1:]).numel() ** 0.5
+    return masked_like(weight, n, sparsity)
+
+
+def masked_like(weight: Tensor, n: int, sparsity: float) -> Tensor:
+    """The weight with that share of its blocks of n outputs set to zero, the smallest ones."""
     score = weight.abs().unflatten(0, (-1, n)).sum(1)
     mask = torch.ones(score.numel(), dtype=torch.bool)
     mask[score.flatten().argsort()[: round(sparsity * score.numel())]] = False
@@ -77,6 +82,8 @@ def _convolutions(settings: Settings, n: int, channels: int, outputs: int, size:
             others,
             tolerance=_TOLERANCE,
             operations=layer.cost_macs(x.shape, (1, outputs, size, size)),
+            unit="fp32",
+            traffic=layer.cost_bytes() + 4 * (x.numel() + outputs * size**2),
         )
 
 
@@ -100,6 +107,8 @@ def _linear(settings: Settings, n: int) -> Iterator[Entry]:
             },
             tolerance=_TOLERANCE,
             operations=layer.cost_macs(x.shape, (tokens, outputs)),
+            unit="fp32",
+            traffic=layer.cost_bytes() + 4 * (x.numel() + tokens * outputs),
         )
 
 
