@@ -68,8 +68,9 @@ def assert_close(y, x, weight, bias, expected, product):
 def convolutions(draw):
     """x, weight, n, bias and options of a random convolution, a third of them 1x1."""
     n = draw(st.sampled_from(BLOCKS))
-    outputs = n * draw(st.integers(1, 64 // n + 1))
-    channels = draw(st.integers(1, 40))
+    groups = draw(st.sampled_from([1, 1, 1, 2, 7]))
+    outputs = groups * n * draw(st.integers(1, 64 // n // groups + 1))
+    channels = groups * draw(st.integers(1, 40 // groups))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
     if draw(st.integers(0, 2)):
         kernel = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
@@ -87,7 +88,8 @@ def convolutions(draw):
     size = [low + draw(st.integers(0, 22)) for low in least]
     x = torch.randn(draw(st.integers(0, 3)), channels, *size, generator=generator)
     kept = draw(st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0]))
-    weight = masked((outputs, channels, *kernel), n, kept, generator)
+    options["groups"] = groups
+    weight = masked((outputs, channels // groups, *kernel), n, kept, generator)
     bias = torch.randn(outputs, generator=generator) if draw(st.booleans()) else None
     return laid_out(x, draw(st.sampled_from(LAYOUTS))), weight, n, bias, options
 
@@ -238,7 +240,7 @@ def test_every_tile_gives_the_result(n, kernel, layout):
     for tile in tiles + extremes:
         y = torch.full_like(expected, math.nan)
         plan = module.sparse_plan(
-            *map(native.dense, packed), None, list(x.shape), last, *call.geometry,
+            *map(native.dense, packed), None, list(x.shape), last, *call.geometry, 1,
             -math.inf, math.inf, tile.vectors, tile.chunks, tile.in_place, 1,
         )  # fmt: skip
         plan.run(native.dlpack(x), native.dlpack(y))
@@ -309,6 +311,8 @@ BAD = {
     "padding must be": (ValueError, {"padding": [0, -1]}),
     "dilation must be": (ValueError, {"dilation": [0, 1]}),
     "stride must be two": (ValueError, {"stride": [1, 1, 1]}),
+    "groups=2 does not divide 3": (ValueError, {"groups": 2}),
+    "groups=3 does not divide .* 2 rows": (ValueError, {"groups": 3}),
     "does not fit x of size 1": (ValueError, {"x": torch.ones(1, 3, 4, 1)}),
     "does not fit x of size 0": (ValueError, {"x": torch.ones(1, 3, 0, 4), "padding": [2, 0]}),
     "values is on meta": (ValueError, {"values": PACKED.values.to("meta")}),
@@ -404,8 +408,8 @@ def test_a_trained_convolution_becomes_a_sparse_one():
     x = torch.randn(1, 6, 9, 9)
     for kind in (BlockSparseConv2d, CSRConv2d):
         torch.testing.assert_close(kind.of(dense)(x), dense(x), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="groups=1"):
-        BlockSparseConv2d.of(nn.Conv2d(4, 4, 3, groups=4))
+    with pytest.raises(ValueError, match="padding must be"):
+        BlockSparseConv2d.of(nn.Conv2d(4, 4, 3, padding="same"))
 
 
 @pytest.mark.parametrize("kind", [BlockSparseConv2d, CSRConv2d])
@@ -507,7 +511,7 @@ from compactnets.kernels.sparse_pack import pack_blocks
 
 def check(n, images, channels, outputs, height, width, kernel, kept=0.3, **geometry):
     x = torch.randn(images, channels, height, width)
-    weight = torch.randn(outputs, channels, *kernel)
+    weight = torch.randn(outputs, channels // geometry.get('groups', 1), *kernel)
     weight *= (torch.rand(outputs // n, *weight.shape[1:]) < kept).repeat_interleave(n, 0)
     packed, bias = pack_blocks(weight, n), torch.randn(outputs)
     for form in (torch.contiguous_format, torch.channels_last):
@@ -528,6 +532,8 @@ for n in (1, 2, 4, 8, 16):
     check(n, 1, 5, 16, 15, 15, (3, 3), padding=2, dilation=2, stride=3)
     check(n, 3, 20, 16, 8, 8, (1, 1), stride=2)
     check(n, 1, 300, 16, 14, 14, (1, 1), kept=0.8)
+    check(n, 1, 6, 48, 11, 9, (3, 3), padding=1, groups=3)
+    check(n, 2, 40, 40 * n, 14, 14, (3, 3), padding=1, stride=2, groups=40)
 print(kernels.isa())
 """
 

@@ -28,6 +28,17 @@ inline Vector load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vector load_some(const float* p, int count) {
   return _mm256_maskload_ps(p, first_lanes(count));
 }
+// p[0], p[2], ...: of 16 floats, or the first `count` of them; nothing behind the last is read.
+inline Vector every_second(Vector first, Vector second) {
+  const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(first, second, 0x88));
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xd8));
+}
+inline Vector load_every_second(const float* p) { return every_second(load(p), load(p + 8)); }
+inline Vector load_some_every_second(const float* p, int count) {
+  const int floats = count > 8 ? 15 : 2 * count - 1;
+  const Vector second = floats > 8 ? load_some(p + 8, floats - 8) : zero();
+  return every_second(load_some(p, floats), second);
+}
 inline void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
 inline void store_some(float* p, Vector v, int count) {
   _mm256_maskstore_ps(p, first_lanes(count), v);

@@ -26,6 +26,17 @@ inline Vector load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vector load_some(const float* p, int count) {
   return _mm512_maskz_loadu_ps(first_lanes(count), p);
 }
+// p[0], p[2], ...: of 32 floats, or the first `count` of them; nothing behind the last is read.
+inline Vector every_second(Vector first, Vector second) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return _mm512_permutex2var_ps(first, even, second);
+}
+inline Vector load_every_second(const float* p) { return every_second(load(p), load(p + 16)); }
+inline Vector load_some_every_second(const float* p, int count) {
+  const int floats = count > 16 ? 31 : 2 * count - 1;
+  return every_second(load_some(p, floats),
+                      _mm512_maskz_loadu_ps(floats > 16 ? first_lanes(floats - 16) : 0, p + 16));
+}
 inline void store(float* p, Vector v) { _mm512_storeu_ps(p, v); }
 inline void store_some(float* p, Vector v, int count) {
   _mm512_mask_storeu_ps(p, first_lanes(count), v);

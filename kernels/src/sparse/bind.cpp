@@ -61,7 +61,7 @@ BoundPlan* make_plan(const Values& values, const Index& index, const Index& star
                      const std::optional<Channels>& bias,
                      const std::array<std::int64_t, 4>& shape, bool channels_last,
                      const Pair& kernel, const Pair& stride, const Pair& padding,
-                     const Pair& dilation, float low, float high, int tile, int chunks,
+                     const Pair& dilation, std::int64_t groups, float low, float high, int tile, int chunks,
                      bool in_place, int threads) {
   sparse::Product p{};
   p.block = static_cast<std::int64_t>(values.shape(1));
@@ -79,6 +79,9 @@ BoundPlan* make_plan(const Values& values, const Index& index, const Index& star
     require(kernel[axis] > 0 && stride[axis] > 0 && padding[axis] >= 0 && dilation[axis] > 0,
             "kernel, stride and dilation must be positive, padding not negative");
   for (std::int64_t size : shape) require(size > 0, "shape must be positive");
+  require(groups > 0 && shape[1] % groups == 0 && p.rows % groups == 0,
+          "groups must divide the channels and the rows of blocks");
+  p.groups = groups;
   p.values = values.data();
   p.index = index.data();
   p.starts = starts.data();
@@ -112,7 +115,7 @@ void bind_sparse(nb::module_& module) {
   module.def("sparse_plan", &make_plan, nb::rv_policy::take_ownership, nb::arg("values"),
              nb::arg("index"), nb::arg("starts"), nb::arg("bias").none(), nb::arg("shape"),
              nb::arg("channels_last"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"),
-             nb::arg("dilation"), nb::arg("low"), nb::arg("high"), nb::arg("tile"),
+             nb::arg("dilation"), nb::arg("groups"), nb::arg("low"), nb::arg("high"), nb::arg("tile"),
              nb::arg("chunks"), nb::arg("in_place"), nb::arg("threads"));
   module.def("sparse_tiles", [] {
     const auto& widest = sparse::operations().widest;

@@ -28,6 +28,13 @@ inline Vector load_some(const float* p, int count) {
     if (i < count) v[i] = p[i];
   return v;
 }
+inline Vector load_every_second(const float* p) { return Vector{p[0], p[2], p[4], p[6]}; }
+inline Vector load_some_every_second(const float* p, int count) {
+  Vector v{};
+  for (int i = 0; i < kLanes; ++i)
+    if (i < count) v[i] = p[2 * i];
+  return v;
+}
 inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof(v)); }
 inline void store_some(float* p, Vector v, int count) {
   for (int i = 0; i < kLanes; ++i)

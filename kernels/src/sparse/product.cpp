@@ -3,7 +3,6 @@
 #include "sparse/product.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -29,7 +28,9 @@ std::int64_t last_tap(std::int64_t kernel, std::int64_t stride, std::int64_t dil
 }  // namespace
 
 Plan::Plan(const Product& product) : p_(product), ops_(operations()) {
-  pointwise_ = p_.kernel.y == 1 && p_.kernel.x == 1 && p_.stride.y == 1 && p_.stride.x == 1 &&
+  group_channels_ = p_.channels / p_.groups;
+  group_rows_ = p_.rows / p_.groups;
+  pointwise_ = p_.groups == 1 && p_.kernel.y == 1 && p_.kernel.x == 1 && p_.stride.y == 1 && p_.stride.x == 1 &&
                p_.padding.y == 0 && p_.padding.x == 0;
   if (pointwise_) {  // one long row; with the channels last the images follow each other as well
     p_.in = p_.out = {1, p_.out.y * p_.out.x};
@@ -40,7 +41,7 @@ Plan::Plan(const Product& product) : p_(product), ops_(operations()) {
   }
   outputs_ = p_.rows * p_.block;
   p_.chunks = static_cast<int>(
-      std::clamp<std::int64_t>(p_.chunks, 1, p_.channels * p_.kernel.y * p_.kernel.x));
+      std::clamp<std::int64_t>(p_.chunks, 1, group_channels_ * p_.kernel.y * p_.kernel.x));
   list_taps();
   list_blocks();
   list_tiles();
@@ -57,6 +58,10 @@ void Plan::list_taps() {
   pixels_ = (p_.out.y - 1) * plane_.x + p_.out.x;
   plane_floats_ = round_up(plane_.y * plane_.x, 16);
   channel_floats_ = phases_.y * phases_.x * plane_floats_;
+  constexpr std::int64_t kCacheFloats = 32 * 1024 / sizeof(float);
+  batch_ = p_.groups == 1 ? 1
+                          : std::clamp<std::int64_t>(
+                                kCacheFloats / (group_channels_ * channel_floats_), 1, p_.groups);
   require(p_.channels * channel_floats_ < std::numeric_limits<std::int32_t>::max(),
           "x has too large an image");
   for (std::int64_t ky = 0; ky < p_.kernel.y; ++ky)
@@ -71,7 +76,7 @@ void Plan::list_taps() {
 // Steps of all blocks, and for each range of inputs where it begins and ends in each row.
 void Plan::list_blocks() {
   const auto taps = static_cast<std::int64_t>(tap_offset_.size());
-  const std::int64_t inputs = p_.channels * taps;
+  const std::int64_t inputs = group_channels_ * taps;
   require(p_.starts[0] == 0 && p_.starts[p_.rows] == p_.blocks,
           "starts must begin with 0 and end with the number of blocks");
   steps_.resize(p_.blocks);
@@ -80,6 +85,7 @@ void Plan::list_blocks() {
   for (std::int64_t row = 0; row < p_.rows; ++row) {
     const std::int64_t end = p_.starts[row + 1];
     require(p_.starts[row] <= end && end <= p_.blocks, "starts must not decrease");
+    const std::int64_t group = row / group_rows_ % batch_ * group_channels_ * channel_floats_;
     std::int64_t b = p_.starts[row], before = -1;
     for (int chunk = 0; chunk < p_.chunks; ++chunk) {
       const std::int64_t limit = inputs * (chunk + 1) / p_.chunks;
@@ -89,7 +95,7 @@ void Plan::list_blocks() {
         require(k > before, "index must ascend within a row and not be negative");
         before = k;
         const std::int64_t step =
-            pointwise_ ? k : k / taps * channel_floats_ + tap_offset_[k % taps];
+            pointwise_ ? k : group + k / taps * channel_floats_ + tap_offset_[k % taps];
         steps_[b] = static_cast<std::int32_t>(step);
       }
       last_[chunk * p_.rows + row] = static_cast<std::int32_t>(b);
@@ -137,23 +143,22 @@ std::int64_t Plan::panel_floats(const Tile& tile) const {
   return p_.channels * tile.vectors * ops_.lanes;
 }
 
-// Inputs [first_k, last_k) of a tile of one image.
-void Plan::pack_panel(const float* x, const Tile& tile, std::int64_t first_k, std::int64_t last_k,
-                      float* panel) const {
+// Some inputs of a tile of one image.
+void Plan::pack_panel(const float* x, const Tile& tile, Range inputs, float* panel) const {
   const std::int64_t width = tile.vectors * ops_.lanes;
-  float* const to = panel + first_k * width;
+  float* const to = panel + inputs.first * width;
   if (p_.channels_last)
-    ops_.transpose(x + tile.first * p_.channels + first_k, p_.channels, tile.pixels,
-                   last_k - first_k, to, width, true);
+    ops_.transpose(x + tile.first * p_.channels + inputs.first, p_.channels, tile.pixels,
+                   inputs.size(), to, width, true);
   else
-    ops_.copy(x + first_k * pixels_ + tile.first, pixels_, last_k - first_k, tile.pixels, to, width);
+    ops_.copy(x + inputs.first * pixels_ + tile.first, pixels_, 1, inputs.size(), tile.pixels, to,
+              width, width);
 }
 
-// All ranges of inputs for one tile and one slab of rows; y is one image's.
-void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::size_t slab,
+// All ranges of inputs for one tile and some rows; y is one image's.
+void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, Range rows,
                     float* y) const {
-  const std::int64_t first_row = slabs_[slab], rows = slabs_[slab + 1] - first_row;
-  if (rows == 0) return;
+  if (rows.size() == 0) return;
   const bool direct = !p_.channels_last && gapless_;
   const std::int64_t width = tile.vectors * ops_.lanes;
   float* sums = nullptr;
@@ -162,8 +167,8 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::s
   task.pitch = pitch;
   task.steps = steps_.data();
   task.values = p_.values;
-  task.first_row = first_row;
-  task.last_row = first_row + rows;
+  task.first_row = rows.first;
+  task.last_row = rows.last;
   task.block = static_cast<int>(p_.block);
   task.bias = p_.bias;
   task.vectors = tile.vectors;
@@ -174,8 +179,8 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::s
     task.y_pitch = pixels_;
     task.pixels = tile.pixels;
   } else {
-    sums = workspace<float>(Slot::sums, rows * p_.block * width);
-    task.y = sums - first_row * p_.block * width;
+    sums = workspace<float>(Slot::sums, rows.size() * p_.block * width);
+    task.y = sums - rows.first * p_.block * width;
     task.y_pitch = width;
     task.pixels = static_cast<int>(width);
   }
@@ -189,32 +194,30 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, std::s
     ops_.multiply(task);
   }
   if (direct) return;
-  const std::int64_t first = first_row * p_.block, count = rows * p_.block;
+  const Range outputs = {rows.first * p_.block, rows.last * p_.block};
   if (gapless_)
-    ops_.transpose(sums, width, count, tile.pixels, y + tile.first * outputs_ + first, outputs_,
-                   false);
+    ops_.transpose(sums, width, outputs.size(), tile.pixels,
+                   y + tile.first * outputs_ + outputs.first, outputs_, false);
   else
-    store_gaps(sums, width, tile, first, count, y);
+    store_gaps(sums, width, tile, outputs, y);
 }
 
 // Stores a tile whose pixels run over padded rows: the stretch of each row that is in the output.
-void Plan::store_gaps(const float* sums, std::int64_t pitch, const Tile& tile, std::int64_t first,
-                      std::int64_t outputs, float* y) const {
-  const std::int64_t end = tile.first + tile.pixels;
+void Plan::store_gaps(const float* sums, std::int64_t pitch, const Tile& tile, Range outputs,
+                      float* y) const {
+  const std::int64_t end = tile.first + tile.pixels, plane = p_.out.y * p_.out.x;
   for (std::int64_t row = tile.first / plane_.x; row * plane_.x < end; ++row) {
     const std::int64_t from = std::max(tile.first, row * plane_.x);
     const std::int64_t count = std::min(end, row * plane_.x + p_.out.x) - from;
     if (count <= 0) continue;
     const float* source = sums + (from - tile.first);
     const std::int64_t pixel = row * p_.out.x + (from - row * plane_.x);
-    if (p_.channels_last) {
-      ops_.transpose(source, pitch, outputs, count, y + pixel * outputs_ + first, outputs_, false);
-      continue;
-    }
-    const std::int64_t plane = p_.out.y * p_.out.x;
-    float* to = y + first * plane + pixel;
-    for (std::int64_t o = 0; o < outputs; ++o, source += pitch, to += plane)
-      std::memcpy(to, source, static_cast<std::size_t>(count) * sizeof(float));
+    if (p_.channels_last)
+      ops_.transpose(source, pitch, outputs.size(), count, y + pixel * outputs_ + outputs.first,
+                     outputs_, false);
+    else
+      ops_.copy(source, pitch, 1, outputs.size(), count, y + outputs.first * plane + pixel, plane,
+                count);
   }
 }
 
@@ -227,10 +230,10 @@ void Plan::run_pointwise(const float* x, float* y) const {
       const Tile& tile = tiles_[static_cast<std::int64_t>(task) % tiles];
       const float* from = x + image * x_image;
       if (tile_in_place(tile))
-        return multiply(from + tile.first, pixels_, tile, 0, y + image * y_image);
+        return multiply(from + tile.first, pixels_, tile, {0, p_.rows}, y + image * y_image);
       auto* panel = workspace<float>(Slot::activations, panel_floats(tile));
-      pack_panel(from, tile, 0, p_.channels, panel);
-      multiply(panel, tile.vectors * ops_.lanes, tile, 0, y + image * y_image);
+      pack_panel(from, tile, {0, p_.channels}, panel);
+      multiply(panel, tile.vectors * ops_.lanes, tile, {0, p_.rows}, y + image * y_image);
     });
     return;
   }
@@ -243,8 +246,8 @@ void Plan::run_pointwise(const float* x, float* y) const {
     const std::int64_t image = index / parts / tiles, part = index % parts;
     const Tile& tile = tiles_[index / parts % tiles];
     if (tile_in_place(tile)) return;
-    pack_panel(x + image * x_image, tile, p_.channels * part / parts,
-               p_.channels * (part + 1) / parts,
+    pack_panel(x + image * x_image, tile,
+               {p_.channels * part / parts, p_.channels * (part + 1) / parts},
                packed + image * panels + p_.channels * tile.first);
   });
   const std::size_t slabs = slabs_.size() - 1;
@@ -252,91 +255,118 @@ void Plan::run_pointwise(const float* x, float* y) const {
     const auto index = static_cast<std::int64_t>(task / slabs);
     const std::int64_t image = index / tiles;
     const Tile& tile = tiles_[index % tiles];
+    const Range rows = slab(task % slabs);
     if (tile_in_place(tile))
-      multiply(x + image * x_image + tile.first, pixels_, tile, task % slabs, y + image * y_image);
+      multiply(x + image * x_image + tile.first, pixels_, tile, rows, y + image * y_image);
     else
       multiply(packed + image * panels + p_.channels * tile.first, tile.vectors * ops_.lanes, tile,
-               task % slabs, y + image * y_image);
+               rows, y + image * y_image);
   });
 }
 
-// One channel of an image with the channels first: all its phases.
-void Plan::pack_plane(const float* x, float* planes, std::int64_t channel) const {
+// Columns of a phase's planes that lie in the input; the others are padding.
+Plan::Range Plan::inside(std::int64_t phase_x) const {
+  const std::int64_t left = phase_x - p_.padding.x;  // column of the input at column 0
+  const std::int64_t first = std::min(left < 0 ? ceil_div(-left, p_.stride.x) : 0, plane_.x);
+  const std::int64_t end = left < p_.in.x ? ceil_div(p_.in.x - left, p_.stride.x) : 0;
+  return {first, std::clamp(end, first, plane_.x)};
+}
+
+// All phases of one channel of an image with the channels first.
+void Plan::pack_planes_first(const float* x, float* planes, std::int64_t channel) const {
   const float* from = x + channel * p_.in.y * p_.in.x;
   for (std::int64_t phase = 0; phase < phases_.y * phases_.x; ++phase) {
-    float* to = planes + channel * channel_floats_ + phase * plane_floats_;
-    const std::int64_t left = phase % phases_.x - p_.padding.x;  // column of the input at column 0
-    // Columns [begin, end) meet the input.
-    const std::int64_t begin = std::min(left < 0 ? ceil_div(-left, p_.stride.x) : 0, plane_.x);
-    const std::int64_t end = std::clamp(
-        left < p_.in.x ? ceil_div(p_.in.x - left, p_.stride.x) : 0, begin, plane_.x);
-    for (std::int64_t r = 0; r < plane_.y; ++r, to += plane_.x) {
+    float* const to = planes + phase * plane_floats_;
+    const Range columns = inside(phase % phases_.x);
+    const std::int64_t left = phase % phases_.x - p_.padding.x;
+    for (std::int64_t r = 0; r < plane_.y; ++r) {
       const std::int64_t row = r * p_.stride.y + phase / phases_.x - p_.padding.y;
-      if (row < 0 || row >= p_.in.y) {
-        std::fill_n(to, plane_.x, 0.0f);
+      const bool padding = row < 0 || row >= p_.in.y || columns.size() == 0;
+      float* const at = to + r * plane_.x;
+      for (std::int64_t c = 0; c < (padding ? plane_.x : columns.first); ++c) at[c] = 0.0f;
+      if (padding) continue;
+      const float* source = from + row * p_.in.x + left + columns.first * p_.stride.x;
+      const std::int64_t width = plane_.x - columns.first;
+      if (p_.stride.x <= 2) {
+        ops_.copy(source, 0, p_.stride.x, 1, columns.size(), at + columns.first, 0, width);
         continue;
       }
-      const float* source = from + row * p_.in.x + left;
-      std::fill_n(to, begin, 0.0f);
-      if (p_.stride.x == 1)
-        std::copy(source + begin, source + end, to + begin);
-      else
-        for (std::int64_t c = begin; c < end; ++c) to[c] = source[c * p_.stride.x];
-      std::fill(to + end, to + plane_.x, 0.0f);
+      for (std::int64_t c = 0; c < width; ++c)
+        at[columns.first + c] = c < columns.size() ? source[c * p_.stride.x] : 0.0f;
     }
   }
 }
 
-// One row of all planes, of an image with the channels last.
-void Plan::pack_image_row(const float* x, float* planes, std::int64_t index) const {
+// One row of all planes of some channels, of an image with the channels last.
+void Plan::pack_rows_last(const float* x, float* planes, Range channels, std::int64_t index) const {
   const std::int64_t phase = index / plane_.y, r = index % plane_.y;
   const std::int64_t row = r * p_.stride.y + phase / phases_.x - p_.padding.y;
   const std::int64_t left = phase % phases_.x - p_.padding.x;
-  const bool inside = 0 <= row && row < p_.in.y;
-  const std::int64_t begin = std::min(left < 0 ? ceil_div(-left, p_.stride.x) : 0, plane_.x);
-  const std::int64_t end = inside
-      ? std::clamp(left < p_.in.x ? ceil_div(p_.in.x - left, p_.stride.x) : 0, begin, plane_.x)
-      : begin;
-  float* to = planes + phase * plane_floats_ + r * plane_.x;
-  for (std::int64_t c = 0; c < p_.channels; ++c) {
-    std::fill_n(to + c * channel_floats_, begin, 0.0f);
-    std::fill_n(to + c * channel_floats_ + end, plane_.x - end, 0.0f);
+  Range columns = inside(phase % phases_.x);
+  if (row < 0 || row >= p_.in.y) columns.last = columns.first;
+  float* const to = planes + phase * plane_floats_ + r * plane_.x;
+  for (std::int64_t c = 0; c < channels.size(); ++c) {
+    std::fill_n(to + c * channel_floats_, columns.first, 0.0f);
+    std::fill_n(to + c * channel_floats_ + columns.last, plane_.x - columns.last, 0.0f);
   }
-  if (begin < end)
-    ops_.transpose(x + (row * p_.in.x + left + begin * p_.stride.x) * p_.channels,
-                   p_.stride.x * p_.channels, end - begin, p_.channels, to + begin,
-                   channel_floats_, false);
+  if (columns.size() > 0)
+    ops_.transpose(
+        x + (row * p_.in.x + left + columns.first * p_.stride.x) * p_.channels + channels.first,
+        p_.stride.x * p_.channels, columns.size(), channels.size(), to + columns.first,
+        channel_floats_, false);
 }
 
-void Plan::pack_image(const float* x, float* planes, int threads) const {
+void Plan::pack_image(const float* x, float* planes, Range channels, int threads) const {
   const std::int64_t tasks =
-      p_.channels_last ? phases_.y * phases_.x * plane_.y : p_.channels;
+      p_.channels_last ? phases_.y * phases_.x * plane_.y : channels.size();
   const std::int64_t step = threads == 1 ? tasks : ceil_div(tasks, 4 * threads);
   parallel_for(ceil_div(tasks, step), threads, [&](std::size_t task) {
     const std::int64_t first = static_cast<std::int64_t>(task) * step;
     for (std::int64_t i = first; i < std::min(first + step, tasks); ++i)
-      p_.channels_last ? pack_image_row(x, planes, i) : pack_plane(x, planes, i);
+      if (p_.channels_last)
+        pack_rows_last(x, planes, channels, i);
+      else
+        pack_planes_first(x, planes + i * channel_floats_, channels.first + i);
   });
 }
 
-void Plan::run_image(const float* x, float* y, float* planes) const {
-  pack_image(x, planes, p_.threads);
+// Memory for planes. The last tile of the last taps reads past them, into pixels that are thrown
+// away; zeros there, as any garbage could be a slow number.
+float* Plan::planes(std::int64_t channels) const {
+  const std::int64_t floats = channels * channel_floats_, slack = 16 * (ops_.lanes + 16);
+  auto* memory = workspace<float>(Slot::activations, floats + slack);
+  std::fill_n(memory + floats, slack, 0.0f);
+  return memory;
+}
+
+void Plan::run_image(const float* x, float* y) const {
+  float* const image = planes(p_.channels);
+  pack_image(x, image, {0, p_.channels}, p_.threads);
   const std::size_t slabs = slabs_.size() - 1;
   parallel_for(tiles_.size() * slabs, p_.threads, [&](std::size_t task) {
     const Tile& tile = tiles_[task / slabs];
-    multiply(planes + tile.first, 1, tile, task % slabs, y);
+    multiply(image + tile.first, 1, tile, slab(task % slabs), y);
+  });
+}
+
+void Plan::run_groups(const float* x, float* y) const {
+  parallel_for(ceil_div(p_.groups, batch_), p_.threads, [&](std::size_t task) {
+    const std::int64_t first = static_cast<std::int64_t>(task) * batch_;
+    const std::int64_t last = std::min(first + batch_, p_.groups);
+    float* const image = planes(batch_ * group_channels_);
+    pack_image(x, image, {first * group_channels_, last * group_channels_}, 1);
+    for (const Tile& tile : tiles_)
+      multiply(image + tile.first, 1, tile, {first * group_rows_, last * group_rows_}, y);
   });
 }
 
 void Plan::run(const float* x, float* y) const {
   if (pointwise_) return run_pointwise(x, y);
-  // The last tile of the last taps reads past the last plane, into pixels that are thrown away.
-  const std::int64_t floats = p_.channels * channel_floats_, slack = 16 * (ops_.lanes + 16);
-  auto* planes = workspace<float>(Slot::activations, floats + slack);
-  std::fill_n(planes + floats, slack, 0.0f);
-  for (std::int64_t image = 0; image < p_.images; ++image)
-    run_image(x + image * p_.channels * p_.in.y * p_.in.x,
-              y + image * outputs_ * p_.out.y * p_.out.x, planes);
+  for (std::int64_t image = 0; image < p_.images; ++image) {
+    const float* const from = x + image * p_.channels * p_.in.y * p_.in.x;
+    float* const to = y + image * outputs_ * p_.out.y * p_.out.x;
+    p_.groups == 1 ? run_image(from, to) : run_groups(from, to);
+  }
 }
 
 }  // namespace compactnets::sparse

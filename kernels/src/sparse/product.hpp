@@ -19,6 +19,9 @@
 //              Rows and columns that are equal modulo the stride form a phase, so that one step to
 //              the next pixel is one float for any stride, and a tap is a constant offset: no
 //              im2col. Pixels run over the padded width; those between rows are thrown away.
+//              With groups, k counts within a group; some groups at a time are packed and met by
+//              their rows, as many as the first-level cache holds. A depthwise convolution is a
+//              group per channel.
 // The inputs are cut in `chunks` ranges, all rows of one range before the next, where a tile of x
 // would otherwise not stay in the first-level cache; sums then wait in the output.
 #pragma once
@@ -55,9 +58,9 @@ struct Operations {
   // full vector: zeros behind the rows.
   void (*transpose)(const float* from, std::int64_t from_pitch, std::int64_t rows,
                     std::int64_t columns, float* to, std::int64_t to_pitch, bool pad);
-  // to[r][c] = from[r][c] for c < columns, then zeros up to `width`, a number of full vectors.
-  void (*copy)(const float* from, std::int64_t from_pitch, std::int64_t rows, std::int64_t columns,
-               float* to, std::int64_t width);
+  // to[r][c] = from[r][c * step] for c < columns, then zeros up to `width`; step is 1 or 2.
+  void (*copy)(const float* from, std::int64_t from_pitch, std::int64_t step, std::int64_t rows,
+               std::int64_t columns, float* to, std::int64_t to_pitch, std::int64_t width);
 };
 
 extern const Operations portable_operations;
@@ -76,7 +79,7 @@ struct Product {
   const std::int32_t* starts;
   const float* bias;  // or nullptr
   std::int64_t rows, blocks, block;
-  std::int64_t images, channels;
+  std::int64_t images, channels, groups;
   Size2 in, out, kernel, stride, padding, dilation;
   bool channels_last;
   float low, high;
@@ -98,23 +101,29 @@ class Plan {
     std::int64_t first;  // pixel
     int vectors, pixels;
   };
+  struct Range {
+    std::int64_t first, last;
+    std::int64_t size() const { return last - first; }
+  };
   void list_taps();
   void list_blocks();
   void list_tiles();
   void cut_rows();
   bool tile_in_place(const Tile& tile) const;
   std::int64_t panel_floats(const Tile& tile) const;
-  void pack_panel(const float* x, const Tile& tile, std::int64_t first_k, std::int64_t last_k,
-                  float* panel) const;
-  void pack_image(const float* x, float* planes, int threads) const;
-  void pack_image_row(const float* x, float* planes, std::int64_t row) const;
-  void pack_plane(const float* x, float* planes, std::int64_t channel) const;
-  void multiply(const float* x, std::int64_t pitch, const Tile& tile, std::size_t slab,
-                float* y) const;
-  void store_gaps(const float* sums, std::int64_t pitch, const Tile& tile, std::int64_t first,
-                  std::int64_t outputs, float* y) const;
+  void pack_panel(const float* x, const Tile& tile, Range inputs, float* panel) const;
+  Range inside(std::int64_t phase_x) const;
+  void pack_rows_last(const float* x, float* planes, Range channels, std::int64_t row) const;
+  void pack_planes_first(const float* x, float* planes, std::int64_t channel) const;
+  void pack_image(const float* x, float* planes, Range channels, int threads) const;
+  void multiply(const float* x, std::int64_t pitch, const Tile& tile, Range rows, float* y) const;
+  void store_gaps(const float* sums, std::int64_t pitch, const Tile& tile, Range outputs,
+                  float* y) const;
+  float* planes(std::int64_t channels) const;
+  Range slab(std::size_t index) const { return {slabs_[index], slabs_[index + 1]}; }
   void run_pointwise(const float* x, float* y) const;
-  void run_image(const float* x, float* y, float* planes) const;
+  void run_image(const float* x, float* y) const;
+  void run_groups(const float* x, float* y) const;
 
   Product p_;
   const Operations& ops_;
@@ -122,6 +131,7 @@ class Plan {
   std::int64_t outputs_, pixels_;       // of one image; pixels with those between rows
   Size2 phases_, plane_;                // phases of a channel; rows and columns of a plane
   std::int64_t plane_floats_, channel_floats_;
+  std::int64_t group_channels_, group_rows_, batch_;  // batch_: groups packed at a time
   std::vector<std::int64_t> tap_offset_;
   std::vector<std::int32_t> steps_;
   std::vector<std::int32_t> first_, last_;  // [range][row]

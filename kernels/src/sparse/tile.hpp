@@ -1,6 +1,6 @@
 // The inner loops of the sparse product, written once for every instruction set. Included inside
 // the anonymous namespace of avx512.cpp, avx2.cpp and portable.cpp, behind their definitions of
-// Vector, kLanes, load, load_some, store, store_some, broadcast, multiply_add, at_least, at_most; `Widest<N>`
+// Vector, kLanes, load, load_some, load_every_second (and _some), store, store_some, broadcast, multiply_add, at_least, at_most; `Widest<N>`
 // is the largest T whose N * T sums leave room for the operands.
 //
 // No inner loop spills (objdump shows no (%rsp) between the multiplications).
@@ -140,17 +140,26 @@ void multiply(const TileTask& task) {
   multiply_width<4>(task);
 }
 
-void copy(const float* from, std::int64_t from_pitch, std::int64_t rows, std::int64_t columns,
-          float* to, std::int64_t width) {
-  for (std::int64_t r = 0; r < rows; ++r, from += from_pitch, to += width) {
+template <int Step>
+void copy_rows(const float* from, std::int64_t from_pitch, std::int64_t rows, std::int64_t columns,
+               float* to, std::int64_t to_pitch, std::int64_t width) {
+  for (std::int64_t r = 0; r < rows; ++r, from += from_pitch, to += to_pitch) {
     std::int64_t c = 0;
-    for (; c + kLanes <= columns; c += kLanes) store(to + c, load(from + c));
-    if (c < columns) {
-      store(to + c, load_some(from + c, static_cast<int>(columns - c)));
-      c += kLanes;
+    for (; c + kLanes < columns; c += kLanes)
+      store(to + c, Step == 1 ? load(from + c) : load_every_second(from + 2 * c));
+    for (; c < width; c += kLanes) {
+      const int left = static_cast<int>(columns - c);
+      const Vector last = left <= 0   ? zero()
+                          : Step == 1 ? load_some(from + c, left)
+                                      : load_some_every_second(from + 2 * c, left);
+      store_some(to + c, last, static_cast<int>(width - c));
     }
-    for (; c < width; c += kLanes) store(to + c, zero());
   }
+}
+
+void copy(const float* from, std::int64_t from_pitch, std::int64_t step, std::int64_t rows,
+          std::int64_t columns, float* to, std::int64_t to_pitch, std::int64_t width) {
+  (step == 1 ? copy_rows<1> : copy_rows<2>)(from, from_pitch, rows, columns, to, to_pitch, width);
 }
 
 // In squares of kLanes by kLanes: transpose_square reads rows_left rows of columns_left values

@@ -43,13 +43,18 @@ def _check_tensors(
     return outputs
 
 
-def _conv_shape(x: Sequence[int], outputs: int, geometry) -> tuple[int, int, int, int]:
+def _conv_shape(
+    x: Sequence[int], values: Tensor, starts: Tensor, geometry, groups: int
+) -> tuple[int, int, int, int]:
+    rows, n = starts.shape[0] - 1, values.shape[1]
     if len(x) != 4 or x[1] == 0:
         raise ValueError(f"x must be (N, C, H, W) with channels, got shape {tuple(x)}")
+    if groups < 1 or x[1] % groups or rows % groups:
+        raise ValueError(f"groups={groups} does not divide {x[1]} inputs, {rows} rows of blocks")
     height, width = (
         positions(x[2 + axis], *(sizes[axis] for sizes in geometry)) for axis in (0, 1)
     )
-    return x[0], outputs, height, width
+    return x[0], rows * n, height, width
 
 
 def _geometry(kernel_size, stride, padding, dilation):
@@ -67,11 +72,14 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 
 
 def _product(columns: Tensor, values: Tensor, index: Tensor, starts: Tensor) -> Tensor:
-    """(inputs, pixels) -> (outputs, pixels): every block adds its n products to its row."""
-    check_index(index, starts, columns.shape[0])
+    """(groups, inputs, pixels) -> (outputs, pixels): every block adds its n products to its row."""
+    groups, inputs, pixels = columns.shape
+    check_index(index, starts, inputs)
     rows = torch.repeat_interleave(starts.diff())
-    sums = columns.new_zeros(starts.numel() - 1, values.shape[1], columns.shape[1])
-    return sums.index_add_(0, rows, values[:, :, None] * columns[index, None]).flatten(0, 1)
+    group = rows // ((starts.numel() - 1) // groups)
+    sums = columns.new_zeros(starts.numel() - 1, values.shape[1], pixels)
+    products = values[:, :, None] * columns[group, index.long(), None]
+    return sums.index_add_(0, rows, products).flatten(0, 1)
 
 
 def _clamp(y: Tensor, low: float | None, high: float | None) -> Tensor:
@@ -89,13 +97,16 @@ def sparse_conv2d_reference(
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
     low: float | None = None,
     high: float | None = None,
 ) -> Tensor:
     """clamp(conv2d(x, weight) + bias, low, high) with zero padding, in plain PyTorch.
 
     x (N, C, H, W) float32, any strides; values, index, starts of a packed weight (out, C, kh, kw);
-    bias (out,). low=0 is a fused ReLU, low=0, high=6 a ReLU6; NaN stays NaN. Returns float32
+    bias (out,). With groups the weight is (out, C / groups, kh, kw), index counts within a group,
+    and n divides the outputs of a group; groups=C is a depthwise convolution. low=0 is a fused
+    ReLU, low=0, high=6 a ReLU6; NaN stays NaN. Returns float32
     (N, out, H', W'), channels_last if x has channel stride 1, else contiguous. The kernel sums in
     another order: it differs by rounding, at most inputs * 1.2e-7 * sum |w x|. Any device; no
     gradient. TypeError for a wrong dtype, ValueError for shapes, devices, geometry and an index
@@ -103,11 +114,11 @@ def sparse_conv2d_reference(
     """
     outputs = _check_tensors(x, values, index, starts, bias)
     geometry = _geometry(kernel_size, stride, padding, dilation)
-    shape = _conv_shape(x.shape, outputs, geometry)
+    shape = _conv_shape(x.shape, values, starts, geometry, groups)
     size, step, around, spread = geometry
     y = x.new_empty(shape[0], outputs, shape[2] * shape[3])
     for image, result in zip(x, y, strict=True):
-        columns = F.unfold(image, size, spread, around, step)
+        columns = F.unfold(image, size, spread, around, step).unflatten(0, (groups, -1))
         result.copy_(_product(columns, values, index, starts))
     y = y.unflatten(2, shape[2:])
     y = y if bias is None else y + bias[:, None, None]
@@ -131,7 +142,7 @@ def sparse_linear_reference(
     """
     outputs = _check_tensors(x, values, index, starts, bias)
     _check_linear(x)
-    sums = _product(x.reshape(-1, x.shape[-1]).T, values, index, starts).T
+    sums = _product(x.reshape(1, -1, x.shape[-1]).mT, values, index, starts).T
     sums = sums if bias is None else sums + bias
     return _clamp(sums, low, high).reshape(*x.shape[:-1], outputs).contiguous()
 
@@ -152,11 +163,13 @@ def _fake_conv2d(
     stride=(1, 1),
     padding=(0, 0),
     dilation=(1, 1),
+    groups=1,
     low=None,
     high=None,
 ):
-    outputs = _check_tensors(x, values, index, starts, bias)
-    shape = _conv_shape(x.shape, outputs, _geometry(kernel_size, stride, padding, dilation))
+    _check_tensors(x, values, index, starts, bias)
+    geometry = _geometry(kernel_size, stride, padding, dilation)
+    shape = _conv_shape(x.shape, values, starts, geometry, groups)
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
 
 
@@ -169,11 +182,11 @@ def _fake_linear(x, values, index, starts, bias=None, *, low=None, high=None):
 def _conv_kernel(module: ModuleType):
     cache = PlanCache(module)
 
-    def prepare(x, values, index, starts, bias, kernel_size, stride, padding, dilation, low, high):
-        outputs = _check_tensors(x, values, index, starts, bias)
-        geometry = _geometry(kernel_size, stride, padding, dilation)
-        shape = _conv_shape(x.shape, outputs, geometry)
-        return Call(tuple(x.shape), shape, _memory_format(x), geometry, low, high)
+    def prepare(x, values, index, starts, bias, sizes, groups, low, high):
+        _check_tensors(x, values, index, starts, bias)
+        geometry = _geometry(*sizes)
+        shape = _conv_shape(x.shape, values, starts, geometry, groups)
+        return Call(tuple(x.shape), shape, _memory_format(x), geometry, low, high, groups)
 
     def run(
         x,
@@ -186,6 +199,7 @@ def _conv_kernel(module: ModuleType):
         stride=(1, 1),
         padding=(0, 0),
         dilation=(1, 1),
+        groups=1,
         low=None,
         high=None,
     ):
@@ -195,7 +209,7 @@ def _conv_kernel(module: ModuleType):
             )
         return cache.run(
             prepare, x, (values, index, starts, bias),
-            (kernel_size, stride, padding, dilation, low, high),
+            ((kernel_size, stride, padding, dilation), groups, low, high),
         )  # fmt: skip
 
     return run
@@ -226,7 +240,7 @@ sparse_conv2d = Operator(
     "sparse_conv2d",
     sparse_conv2d_reference,
     schema=f"({_WEIGHT}int[2] kernel_size, int[2] stride=1, int[2] padding=0, int[2] dilation=1, "
-    f"{_LIMITS}) -> Tensor",
+    f"int groups=1, {_LIMITS}) -> Tensor",
     fake=_fake_conv2d,
     kernel=native.bind(_conv_kernel),
 )

@@ -79,7 +79,8 @@ class BlockSparseConv2d(_Sparse):
 
     weight (out, in, kh, kw) of a masked dense layer, n dividing out: pack_blocks keeps blocks of n
     consecutive outputs that have a nonzero. bias (out,) or None. low=0 is a fused ReLU, low=0,
-    high=6 a ReLU6, None no limit. stride, padding (zeros), dilation as for nn.Conv2d; groups=1.
+    high=6 a ReLU6, None no limit. stride, padding (zeros), dilation, groups as for nn.Conv2d
+    (n divides the outputs of a group).
     x (N, in, H, W), contiguous or channels_last (others are copied; contiguous is the faster one
     for 1x1: pixels already lie side by side); floating dtypes other than float32 are converted; the
     result is float32, channels_last if x is.
@@ -98,13 +99,20 @@ class BlockSparseConv2d(_Sparse):
         stride: int | Sequence[int] = 1,
         padding: int | Sequence[int] = 0,
         dilation: int | Sequence[int] = 1,
+        groups: int = 1,
         low: float | None = None,
         high: float | None = None,
     ):
         if weight.dim() != 4:
             raise ValueError(f"weight must be (out, in, kh, kw), got shape {tuple(weight.shape)}")
         super().__init__(weight, bias, n, low, high)
-        self.out_channels, self.in_channels, *size = weight.shape
+        if groups < 1 or weight.shape[0] // n % groups:
+            raise ValueError(
+                f"groups={groups} does not divide {weight.shape[0] // n} rows of blocks"
+            )
+        self.out_channels, group_channels, *size = weight.shape
+        self.in_channels = group_channels * groups
+        self.groups = groups
         self.kernel_size = (size[0], size[1])
         self.stride = pair("stride", stride)
         self.padding = pair("padding", padding, least=0)
@@ -116,14 +124,15 @@ class BlockSparseConv2d(_Sparse):
         cls, layer: nn.Conv2d, *, low: float | None = None, high: float | None = None, **pattern
     ) -> Self:
         """The layer for a trained nn.Conv2d whose dropped weights are zero. pattern: n."""
-        if layer.groups != 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-            raise ValueError(f"only groups=1 and padding by numbers of zeros, got {layer}")
+        if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise ValueError(f"padding must be numbers of zeros, got {layer}")
         return cls(
             layer.weight,
             layer.bias,
             stride=layer.stride,
             padding=layer.padding,
             dilation=layer.dilation,
+            groups=layer.groups,
             low=low,
             high=high,
             **pattern,
@@ -137,11 +146,14 @@ class BlockSparseConv2d(_Sparse):
         kernel_size: int | Sequence[int],
         *,
         bias: bool = False,
+        groups: int = 1,
         **options,
     ) -> Self:
         """A layer that kept nothing, to load a state_dict into. bias: whether the saved one has."""
-        shape = (out_channels, in_channels, *pair("kernel_size", kernel_size))
-        return cls(torch.zeros(shape), torch.zeros(out_channels) if bias else None, **options)
+        if groups < 1 or in_channels % groups:
+            raise ValueError(f"groups={groups} does not divide in_channels={in_channels}")
+        weight = torch.zeros(out_channels, in_channels // groups, *pair("kernel_size", kernel_size))
+        return cls(weight, torch.zeros(out_channels) if bias else None, groups=groups, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype is not torch.float32 and x.is_floating_point():
@@ -157,7 +169,7 @@ class BlockSparseConv2d(_Sparse):
 
     def _unusual(self) -> dict:
         """The options that differ from the operator's defaults."""
-        defaults = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)}
+        defaults: dict = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
         defaults |= {"low": None, "high": None}
         return {k: getattr(self, k) for k, v in defaults.items() if getattr(self, k) != v}
 

@@ -36,6 +36,7 @@ class Call:
     geometry: tuple[tuple[int, int], ...]  # kernel_size, stride, padding, dilation
     low: float | None
     high: float | None
+    groups: int = 1
     tokens: bool = False  # x is (..., in): pixels with the channels last
 
     @property
@@ -44,7 +45,9 @@ class Call:
 
     @property
     def in_place_possible(self) -> bool:
-        return not self.channels_last and self.geometry[:3] == ((1, 1), (1, 1), (0, 0))
+        if self.channels_last or self.groups > 1:
+            return False
+        return self.geometry[:3] == ((1, 1), (1, 1), (0, 0))
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ class PlanCache:
                 list(call.x_shape),
                 call.channels_last,
                 *call.geometry,
+                call.groups,
                 -math.inf if call.low is None else call.low,
                 math.inf if call.high is None else call.high,
                 tile.vectors,
@@ -156,7 +160,7 @@ class PlanCache:
         blocks, n = weight[0].shape
         widest = self._module.sparse_tiles()[(1, 2, 4).index(min(n, 4))]
         lanes = self._module.sparse_lanes()
-        inputs = call.x_shape[1] * call.geometry[0][0] * call.geometry[0][1]
+        inputs = call.x_shape[1] // call.groups * call.geometry[0][0] * call.geometry[0][1]
         if not tuning():
             return make(default_tile(n, widest, lanes, inputs))
         rows = weight[2].shape[0] - 1
