@@ -116,6 +116,25 @@ def test_a_sparse_convolution_is_the_dense_one_and_the_reference(case):
 
 @settings(max_examples=60, deadline=None)
 @given(
+    st.integers(1, 5), st.integers(1, 40), st.integers(1, 40), st.integers(1, 2),
+    st.sampled_from(LAYOUTS), st.booleans(), st.integers(0, 2**20),
+)  # fmt: skip
+def test_a_depthwise_convolution_of_three_by_three(
+    channels, height, width, stride, layout, whole, seed
+):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, channels, height, width, generator=generator)
+    weight = torch.randn(channels, 1, 3, 3, generator=generator)
+    if not whole:
+        weight[0, 0, 1, 2] = 0
+    layer = CSRConv2d(weight, stride=stride, padding=1, groups=channels, low=-2.0, high=2.0)
+    y = layer(laid_out(x, layout))
+    expected = F.conv2d(x, weight, None, stride, 1, groups=channels).clamp(-2, 2)
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
     st.sampled_from(BLOCKS),
     st.integers(1, 20),
     st.integers(1, 70),
@@ -533,6 +552,9 @@ for n in (1, 2, 4, 8, 16):
     check(n, 3, 20, 16, 8, 8, (1, 1), stride=2)
     check(n, 1, 300, 16, 14, 14, (1, 1), kept=0.8)
     check(n, 1, 6, 48, 11, 9, (3, 3), padding=1, groups=3)
+    for size in (1, 2, 7, 8, 9, 14, 15, 16, 17, 31, 33):
+        for stride in (1, 2) if n == 1 else ():
+            check(1, 1, 5, 5, 9, size, (3, 3), kept=1, padding=1, groups=5, stride=stride)
     check(n, 2, 40, 40 * n, 14, 14, (3, 3), padding=1, stride=2, groups=40)
 print(kernels.isa())
 """

@@ -4,10 +4,11 @@ The weights are those of a fresh network, batch normalization (statistics of a f
 folded in; the smallest half or three quarters of the blocks of each 1x1 convolution are zero. No
 claim about accuracy: every contestant computes the same function, checked first, but the int8 one.
 Ours runs channels first from end to end, so that pixels lie side by side: 1x1 layers, depthwise
-ones (CSR with all weights kept) and the stem (blocks, all kept); the classifier is torch's. Peers run the masked weights dense: torch as called by nn.Module,
-channels last, and compiled with frozen weights; ONNX Runtime in fp32 and int8 (static, per
-channel). The rows named "stage" compare the layers of one kind, run one after another on the
-inputs that they have in the network, with torch's prepacked, channels last.
+ones (CSR with all weights kept) and the stem (blocks, all kept); the classifier is torch's.
+Peers run the masked weights dense: torch as called by nn.Module, channels last, and compiled with
+frozen weights; ONNX Runtime in fp32 and int8 (static, per channel). The rows named "stage" compare
+the layers of one kind, run one after another on the inputs that they have in the network, with
+torch's prepacked, channels last.
 """
 
 from collections.abc import Callable, Iterator

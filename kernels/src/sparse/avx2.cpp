@@ -28,16 +28,32 @@ inline Vector load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vector load_some(const float* p, int count) {
   return _mm256_maskload_ps(p, first_lanes(count));
 }
-// p[0], p[2], ...: of 16 floats, or the first `count` of them; nothing behind the last is read.
-inline Vector every_second(Vector first, Vector second) {
-  const __m256d even = _mm256_castps_pd(_mm256_shuffle_ps(first, second, 0x88));
-  return _mm256_castpd_ps(_mm256_permute4x64_pd(even, 0xd8));
+// Lane i: p[first + i] where that lies within a row of `width`, else 0; nothing else is read.
+using Mask = __m256i;
+inline Mask inside(std::int64_t first, std::int64_t width) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const auto below = [](std::int64_t n) {
+    return _mm256_set1_epi32(static_cast<int>(n < 0 ? 0 : n > kLanes ? kLanes : n));
+  };
+  const __m256i until = _mm256_cmpgt_epi32(below(width - first), lane);
+  return _mm256_andnot_si256(_mm256_cmpgt_epi32(below(-first), lane), until);
 }
-inline Vector load_every_second(const float* p) { return every_second(load(p), load(p + 8)); }
+inline Vector load_masked(const float* p, Mask mask) { return _mm256_maskload_ps(p, mask); }
+
+inline Vector in_order(Vector v) {
+  return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+}
+inline Vector even_lanes(Vector first, Vector second) {
+  return in_order(_mm256_shuffle_ps(first, second, 0x88));
+}
+inline Vector odd_lanes(Vector first, Vector second) {
+  return in_order(_mm256_shuffle_ps(first, second, 0xdd));
+}
+// p[0], p[2], ...: of 16 floats, or the first `count` of them; nothing behind the last is read.
+inline Vector load_every_second(const float* p) { return even_lanes(load(p), load(p + 8)); }
 inline Vector load_some_every_second(const float* p, int count) {
-  const int floats = count > 8 ? 15 : 2 * count - 1;
-  const Vector second = floats > 8 ? load_some(p + 8, floats - 8) : zero();
-  return every_second(load_some(p, floats), second);
+  const int floats = 2 * count - 1;
+  return even_lanes(load_masked(p, inside(0, floats)), load_masked(p + 8, inside(8, floats)));
 }
 inline void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
 inline void store_some(float* p, Vector v, int count) {
@@ -84,6 +100,7 @@ inline void transpose_square(const float* from, std::int64_t from_pitch, std::in
     if (i < columns) _mm256_maskstore_ps(to + i * to_pitch, valid, b[i]);
 }
 
+#include "sparse/depthwise.hpp"
 #include "sparse/tile.hpp"
 
 }  // namespace

@@ -26,16 +26,27 @@ inline Vector load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vector load_some(const float* p, int count) {
   return _mm512_maskz_loadu_ps(first_lanes(count), p);
 }
-// p[0], p[2], ...: of 32 floats, or the first `count` of them; nothing behind the last is read.
-inline Vector every_second(Vector first, Vector second) {
+// Lane i: p[first + i] where that lies within a row of `width`, else 0; nothing else is read.
+using Mask = __mmask16;
+inline Mask inside(std::int64_t first, std::int64_t width) {
+  const Mask until = first >= width ? 0 : first_lanes(width - first);
+  return first < 0 ? until & static_cast<Mask>(0xffff << -first) : until;
+}
+inline Vector load_masked(const float* p, Mask mask) { return _mm512_maskz_loadu_ps(mask, p); }
+
+inline Vector even_lanes(Vector first, Vector second) {
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return _mm512_permutex2var_ps(first, even, second);
 }
-inline Vector load_every_second(const float* p) { return every_second(load(p), load(p + 16)); }
+inline Vector odd_lanes(Vector first, Vector second) {
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return _mm512_permutex2var_ps(first, odd, second);
+}
+// p[0], p[2], ...: of 32 floats, or the first `count` of them; nothing behind the last is read.
+inline Vector load_every_second(const float* p) { return even_lanes(load(p), load(p + 16)); }
 inline Vector load_some_every_second(const float* p, int count) {
-  const int floats = count > 16 ? 31 : 2 * count - 1;
-  return every_second(load_some(p, floats),
-                      _mm512_maskz_loadu_ps(floats > 16 ? first_lanes(floats - 16) : 0, p + 16));
+  const int floats = 2 * count - 1;
+  return even_lanes(load_masked(p, inside(0, floats)), load_masked(p + 16, inside(16, floats)));
 }
 inline void store(float* p, Vector v) { _mm512_storeu_ps(p, v); }
 inline void store_some(float* p, Vector v, int count) {
@@ -100,6 +111,7 @@ inline void transpose_square(const float* from, std::int64_t from_pitch, std::in
   }
 }
 
+#include "sparse/depthwise.hpp"
 #include "sparse/tile.hpp"
 
 }  // namespace

@@ -28,6 +28,24 @@ inline Vector load_some(const float* p, int count) {
     if (i < count) v[i] = p[i];
   return v;
 }
+// Lane i: p[first + i] where that lies within a row of `width`, else 0; nothing else is read.
+struct Mask {
+  int first, last;
+};
+inline Mask inside(std::int64_t first, std::int64_t width) {
+  const std::int64_t last = width - first;
+  return {static_cast<int>(first < 0 ? -first : 0),
+          static_cast<int>(last < 0 ? 0 : last > kLanes ? kLanes : last)};
+}
+inline Vector load_masked(const float* p, Mask mask) {
+  if (mask.first == 0 && mask.last == kLanes) return load(p);
+  Vector v{};
+  for (int i = 0; i < kLanes; ++i)
+    if (mask.first <= i && i < mask.last) v[i] = p[i];
+  return v;
+}
+inline Vector even_lanes(Vector a, Vector b) { return Vector{a[0], a[2], b[0], b[2]}; }
+inline Vector odd_lanes(Vector a, Vector b) { return Vector{a[1], a[3], b[1], b[3]}; }
 inline Vector load_every_second(const float* p) { return Vector{p[0], p[2], p[4], p[6]}; }
 inline Vector load_some_every_second(const float* p, int count) {
   Vector v{};
@@ -57,6 +75,7 @@ inline void transpose_square(const float* from, std::int64_t from_pitch, std::in
       to[c * to_pitch + r] = r < rows ? from[r * from_pitch + c] : 0.0f;
 }
 
+#include "sparse/depthwise.hpp"
 #include "sparse/tile.hpp"
 
 }  // namespace

@@ -32,6 +32,10 @@ Plan::Plan(const Product& product) : p_(product), ops_(operations()) {
   group_rows_ = p_.rows / p_.groups;
   pointwise_ = p_.groups == 1 && p_.kernel.y == 1 && p_.kernel.x == 1 && p_.stride.y == 1 && p_.stride.x == 1 &&
                p_.padding.y == 0 && p_.padding.x == 0;
+  depthwise_ = !p_.channels_last && p_.block == 1 && p_.groups == p_.rows &&
+               p_.groups == p_.channels && p_.blocks == 9 * p_.rows && p_.kernel.y == 3 &&
+               p_.kernel.x == 3 && p_.dilation.y == 1 && p_.dilation.x == 1 && p_.padding.y == 1 &&
+               p_.padding.x == 1 && p_.stride.y == p_.stride.x && p_.stride.x <= 2;
   if (pointwise_) {  // one long row; with the channels last the images follow each other as well
     p_.in = p_.out = {1, p_.out.y * p_.out.x};
     if (p_.channels_last) {
@@ -360,12 +364,38 @@ void Plan::run_groups(const float* x, float* y) const {
   });
 }
 
+void Plan::run_depthwise(const float* x, float* y) const {
+  const std::int64_t step = p_.threads == 1 ? p_.channels : ceil_div(p_.channels, 4 * p_.threads);
+  parallel_for(ceil_div(p_.channels, step), p_.threads, [&](std::size_t index) {
+    DepthwiseTask task{};
+    task.x = x;
+    task.values = p_.values;
+    task.bias = p_.bias;
+    task.y = y;
+    task.first = static_cast<std::int64_t>(index) * step;
+    task.last = std::min(task.first + step, p_.channels);
+    task.in_y = p_.in.y;
+    task.in_x = p_.in.x;
+    task.out_y = p_.out.y;
+    task.out_x = p_.out.x;
+    task.stride = static_cast<int>(p_.stride.x);
+    task.at_least = p_.low > -std::numeric_limits<float>::infinity();
+    task.at_most = p_.high < std::numeric_limits<float>::infinity();
+    task.low = p_.low;
+    task.high = p_.high;
+    ops_.depthwise(task);
+  });
+}
+
 void Plan::run(const float* x, float* y) const {
   if (pointwise_) return run_pointwise(x, y);
   for (std::int64_t image = 0; image < p_.images; ++image) {
     const float* const from = x + image * p_.channels * p_.in.y * p_.in.x;
     float* const to = y + image * outputs_ * p_.out.y * p_.out.x;
-    p_.groups == 1 ? run_image(from, to) : run_groups(from, to);
+    if (depthwise_)
+      run_depthwise(from, to);
+    else
+      p_.groups == 1 ? run_image(from, to) : run_groups(from, to);
   }
 }
 

@@ -22,6 +22,7 @@
 //              With groups, k counts within a group; some groups at a time are packed and met by
 //              their rows, as many as the first-level cache holds. A depthwise convolution is a
 //              group per channel.
+// The common depthwise convolution (3x3, nothing dropped) has a loop of its own: depthwise.hpp.
 // The inputs are cut in `chunks` ranges, all rows of one range before the next, where a tile of x
 // would otherwise not stay in the first-level cache; sums then wait in the output.
 #pragma once
@@ -50,10 +51,24 @@ struct TileTask {
   float low, high;            // NaN stays NaN
 };
 
+// Channels [first, last) of a depthwise convolution; see depthwise.hpp.
+struct DepthwiseTask {
+  const float* x;       // channel 0 of an image
+  const float* values;  // nine of each channel
+  const float* bias;    // by channel, or nullptr
+  float* y;
+  std::int64_t first, last;
+  std::int64_t in_y, in_x, out_y, out_x;
+  int stride;           // 1 or 2
+  bool at_least, at_most;
+  float low, high;
+};
+
 struct Operations {
   int lanes;
   int widest[3];  // largest T for N = 1, 2, 4
   void (*multiply)(const TileTask& task);
+  void (*depthwise)(const DepthwiseTask& task);
   // to[c][r] = from[r][c] for r < rows, c < columns. With `pad`, to[c] is written up to the next
   // full vector: zeros behind the rows.
   void (*transpose)(const float* from, std::int64_t from_pitch, std::int64_t rows,
@@ -124,10 +139,11 @@ class Plan {
   void run_pointwise(const float* x, float* y) const;
   void run_image(const float* x, float* y) const;
   void run_groups(const float* x, float* y) const;
+  void run_depthwise(const float* x, float* y) const;
 
   Product p_;
   const Operations& ops_;
-  bool pointwise_, gapless_;
+  bool pointwise_, depthwise_, gapless_;
   std::int64_t outputs_, pixels_;       // of one image; pixels with those between rows
   Size2 phases_, plane_;                // phases of a channel; rows and columns of a plane
   std::int64_t plane_floats_, channel_floats_;

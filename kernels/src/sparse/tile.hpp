@@ -176,6 +176,7 @@ constexpr Operations make_operations() {
   return {kLanes,
           {Widest<1>::value, Widest<2>::value, Widest<4>::value},
           multiply,
+          depthwise,
           transpose,
           copy};
 }
