@@ -62,7 +62,8 @@ BoundPlan* make_plan(const Values& values, const Index& index, const Index& star
                      const std::array<std::int64_t, 4>& shape, bool channels_last,
                      const Pair& kernel, const Pair& stride, const Pair& padding,
                      const Pair& dilation, std::int64_t groups, float low, float high, int tile, int chunks,
-                     bool in_place, int threads) {
+                     bool in_place, bool pairs,
+                     int threads) {
   sparse::Product p{};
   p.block = static_cast<std::int64_t>(values.shape(1));
   p.blocks = static_cast<std::int64_t>(values.shape(0));
@@ -102,6 +103,7 @@ BoundPlan* make_plan(const Values& values, const Index& index, const Index& star
   p.tile = tile;
   p.chunks = chunks;
   p.in_place = in_place;
+  p.pairs = pairs;
   p.threads = threads;
   return new BoundPlan{values, bias, shape, {shape[0], p.rows * p.block, p.out.y, p.out.x},
                        channels_last, sparse::Plan(p)};
@@ -116,7 +118,8 @@ void bind_sparse(nb::module_& module) {
              nb::arg("index"), nb::arg("starts"), nb::arg("bias").none(), nb::arg("shape"),
              nb::arg("channels_last"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"),
              nb::arg("dilation"), nb::arg("groups"), nb::arg("low"), nb::arg("high"), nb::arg("tile"),
-             nb::arg("chunks"), nb::arg("in_place"), nb::arg("threads"));
+             nb::arg("chunks"), nb::arg("in_place"), nb::arg("pairs"),
+             nb::arg("threads"));
   module.def("sparse_tiles", [] {
     const auto& widest = sparse::operations().widest;
     return std::array<int, 3>{widest[0], widest[1], widest[2]};

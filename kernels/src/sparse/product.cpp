@@ -3,6 +3,7 @@
 #include "sparse/product.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <stdexcept>
 
@@ -50,6 +51,10 @@ Plan::Plan(const Product& product) : p_(product), ops_(operations()) {
   list_blocks();
   list_tiles();
   cut_rows();
+  if (p_.pairs) {
+    match_rows();
+    list_pairs();
+  }
 }
 
 void Plan::list_taps() {
@@ -111,7 +116,8 @@ void Plan::list_blocks() {
 // Tiles of equal width, or narrower by one vector: no narrow rest, whose sums would be too few to
 // keep the multipliers busy.
 void Plan::list_tiles() {
-  const int widest = ops_.widest[p_.block == 1 ? 0 : p_.block == 2 ? 1 : 2];
+  p_.pairs = p_.pairs && p_.block == 1 && p_.groups == 1;
+  const int widest = ops_.widest[p_.block == 2 || p_.pairs ? 1 : p_.block == 1 ? 0 : 2];
   const std::int64_t vectors = ceil_div(pixels_, ops_.lanes);
   const std::int64_t count = ceil_div(vectors, std::clamp(p_.tile, 1, widest));
   std::int64_t first = 0;
@@ -137,6 +143,77 @@ void Plan::cut_rows() {
     slabs_.push_back(std::max<std::int64_t>(at - p_.starts, slabs_.back()));
   }
   slabs_.push_back(p_.rows);
+}
+
+// Gives each row the one of the next unpaired rows of its slab that shares most inputs with it.
+void Plan::match_rows() {
+  constexpr int kCandidates = 64;
+  const std::int64_t inputs = p_.channels * p_.kernel.y * p_.kernel.x;
+  const std::int64_t words = ceil_div(inputs, 64);
+  std::vector<std::uint64_t> sets(p_.rows * words);
+  for (std::int64_t row = 0; row < p_.rows; ++row)
+    for (std::int32_t b = p_.starts[row]; b < p_.starts[row + 1]; ++b)
+      sets[row * words + p_.index[b] / 64] |= std::uint64_t{1} << (p_.index[b] % 64);
+  const auto shared = [&](std::int64_t a, std::int64_t b) {
+    std::int64_t count = 0;
+    for (std::int64_t w = 0; w < words; ++w)
+      count += std::popcount(sets[a * words + w] & sets[b * words + w]);
+    return count;
+  };
+  std::vector<bool> paired(p_.rows);
+  pair_slabs_.push_back(0);
+  for (std::size_t s = 0; s + 1 < slabs_.size(); ++s) {
+    for (std::int64_t row = slabs_[s]; row < slabs_[s + 1]; ++row) {
+      if (paired[row]) continue;
+      std::int64_t best = row, most = -1;
+      int tried = 0;
+      for (std::int64_t other = row + 1; other < slabs_[s + 1] && tried < kCandidates; ++other) {
+        if (paired[other]) continue;
+        ++tried;
+        const std::int64_t count = shared(row, other);
+        if (count > most) best = other, most = count;
+      }
+      paired[row] = paired[best] = true;
+      partners_.push_back({static_cast<std::int32_t>(row), static_cast<std::int32_t>(best)});
+    }
+    pair_slabs_.push_back(static_cast<std::int64_t>(partners_.size()));
+  }
+}
+
+// Steps and values in the order of the pairs, range by range.
+void Plan::list_pairs() {
+  const auto add = [this](std::int32_t block) {
+    pair_steps_.push_back(steps_[block]);
+    pair_values_.push_back(p_.values[block]);
+  };
+  const auto here = [this] { return static_cast<std::int32_t>(pair_steps_.size()); };
+  for (int chunk = 0; chunk < p_.chunks; ++chunk) {
+    const std::int32_t* const first = first_.data() + chunk * p_.rows;
+    const std::int32_t* const last = last_.data() + chunk * p_.rows;
+    for (const auto& [one, two] : partners_) {
+      Pair pair{{one, two}, here(), {}, static_cast<std::int64_t>(pair_values_.size())};
+      std::vector<std::int32_t> alone[2];
+      std::int32_t a = first[one], b = one == two ? last[two] : first[two];
+      while (a < last[one] || b < last[two]) {
+        const bool first_has = b == last[two] || (a < last[one] && p_.index[a] <= p_.index[b]);
+        const bool second_has = a == last[one] || (b < last[two] && p_.index[b] <= p_.index[a]);
+        if (first_has && second_has) {
+          add(a);
+          pair_values_.push_back(p_.values[b]);
+        } else {
+          alone[first_has ? 0 : 1].push_back(first_has ? a : b);
+        }
+        a += first_has;
+        b += second_has;
+      }
+      for (int row = 0; row < 2; ++row) {
+        pair.alone[row] = here();
+        for (std::int32_t block : alone[row]) add(block);
+      }
+      pair.alone[2] = here();
+      pairs_.push_back(pair);
+    }
+  }
 }
 
 bool Plan::tile_in_place(const Tile& tile) const {
@@ -174,6 +251,13 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, Range 
   task.first_row = rows.first;
   task.last_row = rows.last;
   task.block = static_cast<int>(p_.block);
+  Range pairs{};
+  if (p_.pairs) {
+    task.steps = pair_steps_.data();
+    task.values = pair_values_.data();
+    const auto slab = std::upper_bound(slabs_.begin(), slabs_.end() - 1, rows.first) - 1;
+    pairs = {pair_slabs_[slab - slabs_.begin()], pair_slabs_[slab - slabs_.begin() + 1]};
+  }
   task.bias = p_.bias;
   task.vectors = tile.vectors;
   task.low = p_.low;
@@ -191,6 +275,11 @@ void Plan::multiply(const float* x, std::int64_t pitch, const Tile& tile, Range 
   for (int chunk = 0; chunk < p_.chunks; ++chunk) {
     task.first = first_.data() + chunk * p_.rows;
     task.last = last_.data() + chunk * p_.rows;
+    if (p_.pairs) {
+      const Pair* const all = pairs_.data() + chunk * partners_.size();
+      task.pairs = all + pairs.first;
+      task.pairs_end = all + pairs.last;
+    }
     task.resume = chunk > 0;
     const bool done = chunk + 1 == p_.chunks;
     task.at_least = done && p_.low > -std::numeric_limits<float>::infinity();

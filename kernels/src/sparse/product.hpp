@@ -23,13 +23,24 @@
 //              their rows, as many as the first-level cache holds. A depthwise convolution is a
 //              group per channel.
 // The common depthwise convolution (3x3, nothing dropped) has a loop of its own: depthwise.hpp.
+// CSR in pairs: two rows run together, first the inputs that both have, which then cost one load for
+// two products, then those of each alone. Rows are paired by how many inputs they share.
 // The inputs are cut in `chunks` ranges, all rows of one range before the next, where a tile of x
 // would otherwise not stay in the first-level cache; sums then wait in the output.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <vector>
 
 namespace compactnets::sparse {
+
+// Two rows of CSR that are computed together, in one range of inputs: steps [shared, alone[0]) with
+// two values each, then [alone[0], alone[1]) and [alone[1], alone[2]) of the first and the second
+// row alone. values: the first one. A row without a partner is its own, with nothing there.
+struct Pair {
+  std::int32_t row[2], shared, alone[3];
+  std::int64_t values;
+};
 
 // Some rows of blocks, one range of inputs, one tile of pixels.
 struct TileTask {
@@ -40,6 +51,7 @@ struct TileTask {
   const std::int32_t* first;  // by row: its blocks [first, last) of this range of inputs
   const std::int32_t* last;
   std::int64_t first_row, last_row;  // the rows to compute
+  const Pair *pairs, *pairs_end;  // these instead of the rows, if not nullptr
   int block;
   const float* bias;          // by output, or nullptr
   float* y;                   // pixel 0 of output 0
@@ -98,9 +110,10 @@ struct Product {
   Size2 in, out, kernel, stride, padding, dilation;
   bool channels_last;
   float low, high;
-  // How: vectors of a tile, ranges of inputs, whether a 1x1 convolution reads its input in place.
+  // How: vectors of a tile, ranges of inputs, whether a 1x1 convolution reads its input
+  // in place, whether rows of CSR run in pairs.
   int tile, chunks;
-  bool in_place;
+  bool in_place, pairs;
   int threads;
 };
 
@@ -124,6 +137,8 @@ class Plan {
   void list_blocks();
   void list_tiles();
   void cut_rows();
+  void match_rows();
+  void list_pairs();
   bool tile_in_place(const Tile& tile) const;
   std::int64_t panel_floats(const Tile& tile) const;
   void pack_panel(const float* x, const Tile& tile, Range inputs, float* panel) const;
@@ -153,6 +168,11 @@ class Plan {
   std::vector<std::int32_t> first_, last_;  // [range][row]
   std::vector<std::int64_t> slabs_;         // first row of each slab, and the end
   std::vector<Tile> tiles_;
+  std::vector<Pair> pairs_;                 // [range][pair]
+  std::vector<std::array<std::int32_t, 2>> partners_;  // rows of each pair
+  std::vector<std::int64_t> pair_slabs_;    // first pair of each slab, and the end
+  std::vector<std::int32_t> pair_steps_;
+  std::vector<float> pair_values_;
   bool shared_panels_;
 };
 

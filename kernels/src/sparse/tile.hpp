@@ -37,55 +37,37 @@ inline void add_block(Sums<N, T>& sums, const float* x, const float* values) {
   }
 }
 
-template <int N, int T>
-inline void start(Sums<N, T>& sums, const TileTask& task, std::int64_t output, int tail) {
-  const float* y = task.y + output * task.y_pitch;
-  COMPACTNETS_UNROLL
-  for (int n = 0; n < N; ++n) {
-    if (task.resume) {
-      COMPACTNETS_UNROLL
-      for (int v = 0; v < T; ++v) {
-        const float* from = y + n * task.y_pitch + v * kLanes;
-        sums.of[n][v] = v + 1 < T ? load(from) : load_some(from, tail);
-      }
-    } else {
-      const Vector bias = task.bias ? broadcast(task.bias + output + n) : zero();
-      COMPACTNETS_UNROLL
-      for (int v = 0; v < T; ++v) sums.of[n][v] = bias;
-    }
+// The sums of one output: from the bias, or on from where the range of inputs before left them.
+template <int T>
+inline void start(Vector (&sums)[T], const TileTask& task, std::int64_t output, int tail) {
+  if (task.resume) {
+    const float* y = task.y + output * task.y_pitch;
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v)
+      sums[v] = v + 1 < T ? load(y + v * kLanes) : load_some(y + v * kLanes, tail);
+  } else {
+    const Vector bias = task.bias ? broadcast(task.bias + output) : zero();
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v) sums[v] = bias;
   }
 }
 
-template <int N, int T>
-inline void finish(Sums<N, T>& sums, const TileTask& task, std::int64_t output, int tail) {
+template <int T>
+inline void finish(Vector (&sums)[T], const TileTask& task, std::int64_t output, int tail) {
   float* y = task.y + output * task.y_pitch;
   if (task.at_least) {
     const Vector low = broadcast(&task.low);
     COMPACTNETS_UNROLL
-    for (int n = 0; n < N; ++n) {
-      COMPACTNETS_UNROLL
-      for (int v = 0; v < T; ++v) sums.of[n][v] = at_least(sums.of[n][v], low);
-    }
+    for (int v = 0; v < T; ++v) sums[v] = at_least(sums[v], low);
   }
   if (task.at_most) {
     const Vector high = broadcast(&task.high);
     COMPACTNETS_UNROLL
-    for (int n = 0; n < N; ++n) {
-      COMPACTNETS_UNROLL
-      for (int v = 0; v < T; ++v) sums.of[n][v] = at_most(sums.of[n][v], high);
-    }
+    for (int v = 0; v < T; ++v) sums[v] = at_most(sums[v], high);
   }
   COMPACTNETS_UNROLL
-  for (int n = 0; n < N; ++n) {
-    COMPACTNETS_UNROLL
-    for (int v = 0; v < T; ++v) {
-      float* to = y + n * task.y_pitch + v * kLanes;
-      if (v + 1 < T)
-        store(to, sums.of[n][v]);
-      else
-        store_some(to, sums.of[n][v], tail);
-    }
-  }
+  for (int v = 0; v + 1 < T; ++v) store(y + v * kLanes, sums[v]);
+  store_some(y + (T - 1) * kLanes, sums[T - 1], tail);
 }
 
 template <int N, int T>
@@ -96,7 +78,8 @@ inline void multiply_row(const TileTask& task, std::int64_t row, int piece, int 
   const std::int32_t* const end = task.steps + task.last[row];
   const float* values = task.values + static_cast<std::int64_t>(task.first[row]) * task.block + piece;
   Sums<N, T> sums;
-  start(sums, task, output, tail);
+  COMPACTNETS_UNROLL
+  for (int n = 0; n < N; ++n) start<T>(sums.of[n], task, output + n, tail);
   if constexpr (kTwoChains) {
     Sums<N, T> odd;
     COMPACTNETS_UNROLL
@@ -116,7 +99,8 @@ inline void multiply_row(const TileTask& task, std::int64_t row, int piece, int 
   }
   for (; step < end; ++step, values += task.block)
     add_block<N, T>(sums, task.x + *step * task.pitch, values);
-  finish(sums, task, output, tail);
+  COMPACTNETS_UNROLL
+  for (int n = 0; n < N; ++n) finish<T>(sums.of[n], task, output + n, tail);
 }
 
 template <int N, int T>
@@ -134,7 +118,43 @@ void multiply_width(const TileTask& task) {
   if constexpr (T > 1) multiply_width<N, T - 1>(task);
 }
 
+// Two rows of CSR at once: a vector of x at an input that both have is loaded once for both.
+template <int T>
+inline void multiply_pair(const TileTask& task, const Pair& pair, int tail) {
+  Sums<2, T> sums;
+  start<T>(sums.of[0], task, pair.row[0], tail);
+  start<T>(sums.of[1], task, pair.row[1], tail);
+  const std::int32_t* step = task.steps + pair.shared;
+  const float* values = task.values + pair.values;
+  for (const std::int32_t* end = task.steps + pair.alone[0]; step < end; ++step, values += 2)
+    add_block<2, T>(sums, task.x + *step * task.pitch, values);
+  Sums<1, T> one;
+  COMPACTNETS_UNROLL
+  for (int row = 0; row < 2; ++row) {
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v) one.of[0][v] = sums.of[row][v];
+    for (const std::int32_t* end = task.steps + pair.alone[row + 1]; step < end; ++step, ++values)
+      add_block<1, T>(one, task.x + *step * task.pitch, values);
+    COMPACTNETS_UNROLL
+    for (int v = 0; v < T; ++v) sums.of[row][v] = one.of[0][v];
+  }
+  finish<T>(sums.of[1], task, pair.row[1], tail);  // a row without a partner is stored twice
+  finish<T>(sums.of[0], task, pair.row[0], tail);
+}
+
+template <int T = Widest<2>::value>
+void multiply_pairs(const TileTask& task) {
+  if (task.vectors == T) {
+    const int tail = task.pixels - (T - 1) * kLanes;
+    for (const Pair* pair = task.pairs; pair < task.pairs_end; ++pair)
+      multiply_pair<T>(task, *pair, tail);
+    return;
+  }
+  if constexpr (T > 1) multiply_pairs<T - 1>(task);
+}
+
 void multiply(const TileTask& task) {
+  if (task.pairs) return multiply_pairs(task);
   if (task.block == 1) return multiply_width<1>(task);
   if (task.block == 2) return multiply_width<2>(task);
   multiply_width<4>(task);

@@ -52,11 +52,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Tile:
-    """Vectors of pixels; ranges that the inputs are cut in; whether x is read where it lies."""
+    """Vectors of pixels; ranges that the inputs are cut in; whether x is read where it lies;
+    whether rows of CSR run in pairs."""
 
     vectors: int
     chunks: int = 1
     in_place: bool = False
+    pairs: bool = False
 
 
 @dataclass
@@ -75,10 +77,11 @@ def _version(x: Tensor) -> int:
 
 
 def _state(weight: Weight) -> tuple:
-    """What changes when a weight gets other memory or another pattern, in place."""
+    """What changes when a weight gets other memory or is written in place. (Tensors made in
+    inference mode do not tell: they must not be written.)"""
     values, index, starts, bias = weight
     memory = None if bias is None else bias.data_ptr()
-    return values.data_ptr(), _version(index), _version(starts), memory
+    return values.data_ptr(), _version(values), _version(index), _version(starts), memory
 
 
 def tuning() -> bool:
@@ -154,18 +157,18 @@ class PlanCache:
                 tile.vectors,
                 tile.chunks,
                 tile.in_place,
+                tile.pairs,
                 threads,
             )
 
         blocks, n = weight[0].shape
-        widest = self._module.sparse_tiles()[(1, 2, 4).index(min(n, 4))]
-        lanes = self._module.sparse_lanes()
+        rows = weight[2].shape[0] - 1
         inputs = call.x_shape[1] // call.groups * call.geometry[0][0] * call.geometry[0][1]
+        widest, lanes = self._module.sparse_tiles(), self._module.sparse_lanes()
         if not tuning():
             return make(default_tile(n, widest, lanes, inputs))
-        rows = weight[2].shape[0] - 1
-        tenths = 20 * blocks // (rows * inputs)  # layers of about equal sparsity share a tile
-        key = (call, n, rows, tenths, threads, self._module.isa())
+        twentieths = 20 * blocks // (rows * inputs)  # about equal sparsity, the same tile
+        key = (call, n, rows, twentieths, threads, self._module.isa())
         if key not in self._tiles:
             tiles = list(candidates(call, n, widest, lanes, inputs))
             self._tiles[key] = _fastest(tiles, make, call, x)
@@ -179,41 +182,46 @@ def _run(plan, call: Call, x: Tensor, y: Tensor) -> None:
     plan.run(native.dlpack(x.contiguous(memory_format=call.memory_format)), native.dlpack(y))
 
 
-def default_tile(n: int, widest: int, lanes: int, inputs: int) -> Tile:
-    """From the sizes alone: the widest tile; CSR's x in ranges that fit the first-level cache."""
+def default_tile(n: int, widest: list[int], lanes: int, inputs: int) -> Tile:
+    """From the sizes alone: the widest tile; CSR's x in ranges that fit the first-level cache.
+
+    widest: vectors of a tile of 1, 2, and 4 or more outputs.
+    """
     if n > 1:
-        return Tile(widest)
-    vectors = min(widest, 6)
+        return Tile(widest[1 if n == 2 else 2])
+    vectors = min(widest[0], 6)
     return Tile(vectors, max(1, round(4 * inputs * vectors * lanes / _CACHE_BYTES)))
 
 
-def candidates(call: Call, n: int, widest: int, lanes: int, inputs: int) -> Iterator[Tile]:
+def candidates(call: Call, n: int, widest: list[int], lanes: int, inputs: int) -> Iterator[Tile]:
     """What is worth trying: widths down to half of the widest, ranges of inputs around the cache's
-    size, in place where that is possible."""
-    for vectors in sorted({widest, *range(widest - 1, widest // 2, -2 if n == 1 else -1)}):
-        whole = 4 * inputs * vectors * lanes / _CACHE_BYTES
-        several = {1, 2, 4} if n == 1 else {1, 2}
-        for chunks in sorted(c for c in several | {round(whole)} if 1 <= c <= max(1, 2 * whole)):
-            if chunks <= 16:
-                yield Tile(vectors, chunks)
-        if call.in_place_possible:
-            yield Tile(vectors, 1, in_place=True)
+    size, in place where that is possible; for CSR with pairs of rows and without."""
+    for pairs in (False, True) if n == 1 and call.groups == 1 else (False,):
+        most = widest[1 if n == 2 or pairs else 0 if n == 1 else 2]
+        for vectors in sorted({most, *range(most - 1, most // 2, -2 if n == 1 else -1)}):
+            whole = 4 * inputs * vectors * lanes / _CACHE_BYTES
+            several = {1, 2, 4} if n == 1 else {1, 2}
+            for chunks in sorted(c for c in several | {round(whole)} if 1 <= c <= 2 * whole + 1):
+                if chunks <= 16:
+                    yield Tile(vectors, chunks, pairs=pairs)
+            if call.in_place_possible:
+                yield Tile(vectors, 1, in_place=True, pairs=pairs)
 
 
 def _fastest(tiles: list[Tile], make, call: Call, x: Tensor) -> Tile:
-    """Each tile twice in turn, those within a third of the best twice more; the minimum counts."""
+    """Each tile once warm; those within a quarter of the best four times more, in turn."""
     y = torch.empty(call.y_shape, memory_format=call.memory_format)
     plans = {tile: make(tile) for tile in tiles}
-    best: dict[Tile, float] = {}
-    for _ in range(2):
-        for tile in list(plans):
-            _run(plans[tile], call, x, y)
-            times = []
-            for _ in range(3):
-                start = time.perf_counter()
-                _run(plans[tile], call, x, y)
-                times.append(time.perf_counter() - start)
-            best[tile] = min(*times, best.get(tile, float("inf")))
-        limit = 1.3 * min(best.values())
-        plans = {tile: plan for tile, plan in plans.items() if best[tile] <= limit}
-    return min(plans, key=lambda tile: best[tile])
+
+    def measured(tile: Tile) -> float:
+        start = time.perf_counter()
+        _run(plans[tile], call, x, y)
+        return time.perf_counter() - start
+
+    best = {tile: min(measured(tile), measured(tile)) for tile in tiles}
+    limit = 1.25 * min(best.values())
+    close = [tile for tile in tiles if best[tile] <= limit]
+    for _ in range(4):
+        for tile in close:
+            best[tile] = min(best[tile], measured(tile))
+    return min(close, key=lambda tile: best[tile])
