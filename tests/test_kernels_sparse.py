@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -585,12 +586,37 @@ for n in (1, 2, 4, 8, 16):
         for stride in (1, 2) if n == 1 else ():
             check(1, 1, 5, 5, 9, size, (3, 3), kept=1, padding=1, groups=5, stride=stride)
     check(n, 2, 40, 40 * n, 14, 14, (3, 3), padding=1, stride=2, groups=40)
+import guarded
+from compactnets.kernels import *
+torch.set_grad_enabled(False)
+
+def beside_forbidden_pages(layer, *shape):
+    x = torch.randn(*shape)
+    guarded.check(layer, x)
+    if x.dim() == 4:
+        guarded.check(layer, x.contiguous(memory_format=torch.channels_last))
+
+for n in (1, 2, 4, 16):
+    for size in ((1, 1), (7, 7), (5, 13), (14, 14), (8, 16)):
+        beside_forbidden_pages(BlockSparseConv2d(torch.randn(32, 19, 1, 1), n=n), 2, 19, *size)
+        for stride in (1, 2):
+            spatial = BlockSparseConv2d(torch.randn(32, 5, 3, 3), n=n, padding=1, stride=stride)
+            beside_forbidden_pages(spatial, 1, 5, *size)
+    beside_forbidden_pages(BlockSparseConv2d(torch.randn(16, 3, 2, 5), n=n, stride=3), 2, 3, 9, 20)
+    for tokens in (1, 8, 33):
+        layer = BlockSparseLinear(torch.randn(32, 21), torch.randn(32), n=n)
+        beside_forbidden_pages(layer, tokens, 21)
+for size in (1, 2, 7, 8, 15, 16, 17, 33):
+    for stride in (1, 2):
+        depthwise = torch.randn(3, 1, 3, 3)
+        layer = CSRConv2d(depthwise, torch.randn(3), padding=1, stride=stride, groups=3)
+        beside_forbidden_pages(layer, 2, 3, 5, size)
 print(kernels.isa())
 """
 
 
 @pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])
-def test_every_path_agrees_with_the_reference(isa):
+def test_every_path_agrees_with_the_reference_and_reads_nothing_beyond_its_inputs(isa):
     environment = {
         **os.environ,
         "COMPACTNETS_ISA": isa,
@@ -598,7 +624,11 @@ def test_every_path_agrees_with_the_reference(isa):
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", CHECK],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,  # where guarded.py is
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [isa] and "leaked" not in done.stderr

@@ -134,7 +134,7 @@ void Plan::cut_rows() {
   const double work = static_cast<double>(p_.images) * pixels_ * p_.blocks * p_.block;
   p_.threads = static_cast<int>(std::clamp(work / 1e6, 1.0, static_cast<double>(p_.threads)));
   const auto tiles = static_cast<std::int64_t>(tiles_.size()) * p_.images;
-  std::int64_t slabs = p_.threads == 1 ? 1 : ceil_div(4 * p_.threads, tiles);
+  std::int64_t slabs = p_.threads == 1 ? 1 : ceil_div(8 * p_.threads, tiles);
   slabs = std::clamp<std::int64_t>(slabs, 1, p_.rows);
   shared_panels_ = slabs > 1;
   slabs_.push_back(0);

@@ -68,20 +68,14 @@ class _Plans:
     index: Tensor
     starts: Tensor
     bias: Tensor | None
-    state: tuple
+    versions: tuple[int, ...]  # of values, index, starts: another pattern, another plan
     by_shape: dict[tuple, tuple[Call, Any]]
 
 
-def _version(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version
-
-
-def _state(weight: Weight) -> tuple:
-    """What changes when a weight gets other memory or is written in place. (Tensors made in
-    inference mode do not tell: they must not be written.)"""
-    values, index, starts, bias = weight
-    memory = None if bias is None else bias.data_ptr()
-    return values.data_ptr(), _version(values), _version(index), _version(starts), memory
+def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
+    """Counts of writes in place. (Tensors made in inference mode do not count theirs: the weight of
+    a layer made there must not be written.)"""
+    return tuple([0 if tensor.is_inference() else tensor._version for tensor in tensors])
 
 
 def tuning() -> bool:
@@ -126,10 +120,10 @@ class PlanCache:
                 and plans.index is index
                 and plans.starts is starts
                 and plans.bias is bias
-                and plans.state == _state(weight)
+                and plans.versions == _versions(weight[:3])
             ):
                 return plans
-        plans = _Plans(index, starts, bias, _state(weight), {})
+        plans = _Plans(index, starts, bias, _versions(weight[:3]), {})
         name = id(values)
 
         def forget(reference, entries=self._plans):
@@ -178,7 +172,8 @@ class PlanCache:
 def _run(plan, call: Call, x: Tensor, y: Tensor) -> None:
     if call.tokens:
         columns = call.x_shape[1]
-        x, y = x.reshape(-1, columns), y.view(x.numel() // columns, -1)
+        if x.dim() != 2:
+            x, y = x.reshape(-1, columns), y.view(x.numel() // columns, -1)
     plan.run(native.dlpack(x.contiguous(memory_format=call.memory_format)), native.dlpack(y))
 
 
