@@ -61,9 +61,8 @@ BoundPlan* make_plan(const Values& values, const Index& index, const Index& star
                      const std::optional<Channels>& bias,
                      const std::array<std::int64_t, 4>& shape, bool channels_last,
                      const Pair& kernel, const Pair& stride, const Pair& padding,
-                     const Pair& dilation, std::int64_t groups, float low, float high, int tile, int chunks,
-                     bool in_place, bool pairs,
-                     int threads) {
+                     const Pair& dilation, std::int64_t groups, float low, float high, int tile,
+                     int chunks, bool in_place, bool pairs, int threads) {
   sparse::Product p{};
   p.block = static_cast<std::int64_t>(values.shape(1));
   p.blocks = static_cast<std::int64_t>(values.shape(0));
@@ -117,7 +116,8 @@ void bind_sparse(nb::module_& module) {
   module.def("sparse_plan", &make_plan, nb::rv_policy::take_ownership, nb::arg("values"),
              nb::arg("index"), nb::arg("starts"), nb::arg("bias").none(), nb::arg("shape"),
              nb::arg("channels_last"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"),
-             nb::arg("dilation"), nb::arg("groups"), nb::arg("low"), nb::arg("high"), nb::arg("tile"),
+             nb::arg("dilation"), nb::arg("groups"), nb::arg("low"), nb::arg("high"),
+             nb::arg("tile"),
              nb::arg("chunks"), nb::arg("in_place"), nb::arg("pairs"),
              nb::arg("threads"));
   module.def("sparse_tiles", [] {

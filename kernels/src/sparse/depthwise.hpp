@@ -1,6 +1,6 @@
-// Depthwise 3x3 convolution, padding 1, stride 1 or 2, channels first, all nine taps kept: the layer
-// between the sparse ones of a mobile network. Included like tile.hpp, into the namespace of each
-// instruction set, behind Mask, inside, load_masked and the others.
+// Depthwise 3x3 convolution, padding 1, stride 1 or 2, channels first, all nine taps kept: the
+// layer between the sparse ones of a mobile network. Included like tile.hpp, into the namespace of
+// each instruction set, behind Mask, inside, load_masked and the others.
 //
 // Pixels of a row lie in the lanes; the nine weights stay in registers. The input is read where it
 // lies: lanes beyond a row's ends are masked, which makes the zero padding. Stride 1 walks down a

@@ -23,8 +23,8 @@
 //              their rows, as many as the first-level cache holds. A depthwise convolution is a
 //              group per channel.
 // The common depthwise convolution (3x3, nothing dropped) has a loop of its own: depthwise.hpp.
-// CSR in pairs: two rows run together, first the inputs that both have, which then cost one load for
-// two products, then those of each alone. Rows are paired by how many inputs they share.
+// CSR in pairs: two rows run together, first the inputs that both have, which then cost one load
+// for two products, then those of each alone. Rows are paired by how many inputs they share.
 // The inputs are cut in `chunks` ranges, all rows of one range before the next, where a tile of x
 // would otherwise not stay in the first-level cache; sums then wait in the output.
 #pragma once
@@ -98,6 +98,9 @@ const Operations& operations();  // of the path in use
 struct Size2 {
   std::int64_t y, x;
 };
+
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+inline std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
 // What a plan is made of. The arrays but index and starts have to live as long as the plan.
 struct Product {

@@ -1,12 +1,13 @@
 // The inner loops of the sparse product, written once for every instruction set. Included inside
 // the anonymous namespace of avx512.cpp, avx2.cpp and portable.cpp, behind their definitions of
-// Vector, kLanes, load, load_some, load_every_second (and _some), store, store_some, broadcast, multiply_add, at_least, at_most; `Widest<N>`
-// is the largest T whose N * T sums leave room for the operands.
+// Vector and kLanes, of load, store and their partial and strided forms, of broadcast, add,
+// multiply_add, at_least, at_most, pin; Widest<N> is the largest T whose N * T sums leave room for
+// the operands.
 //
-// No inner loop spills (objdump shows no (%rsp) between the multiplications).
+// No inner loop spills: objdump shows no (%rsp) between the multiplications. A function per row and
+// sums in one loop nest keep it so: GCC 12 spills at some widths where all is inlined into one.
 
-// Sums of N outputs by T vectors; `chains` of them where the sums are too few to hide the four
-// cycles that a multiply-add takes: then every second block goes to the second chain.
+// Sums of N outputs by T vectors.
 template <int N, int T>
 struct Sums {
   Vector of[N][T];
@@ -72,11 +73,14 @@ inline void finish(Vector (&sums)[T], const TileTask& task, std::int64_t output,
 
 template <int N, int T>
 inline void multiply_row(const TileTask& task, std::int64_t row, int piece, int tail) {
+  // Too few sums do not hide the four cycles that a multiply-add takes: every second block then
+  // goes to sums of its own.
   constexpr bool kTwoChains = N * T < 8 && 2 * T <= Widest<1>::value;
   const std::int64_t output = row * task.block + piece;
   const std::int32_t* step = task.steps + task.first[row];
   const std::int32_t* const end = task.steps + task.last[row];
-  const float* values = task.values + static_cast<std::int64_t>(task.first[row]) * task.block + piece;
+  const float* values =
+      task.values + static_cast<std::int64_t>(task.first[row]) * task.block + piece;
   Sums<N, T> sums;
   COMPACTNETS_UNROLL
   for (int n = 0; n < N; ++n) start<T>(sums.of[n], task, output + n, tail);

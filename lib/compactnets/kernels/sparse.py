@@ -186,7 +186,9 @@ def _conv_kernel(module: ModuleType):
         _check_tensors(x, values, index, starts, bias)
         geometry = _geometry(*sizes)
         shape = _conv_shape(x.shape, values, starts, geometry, groups)
-        return Call(tuple(x.shape), shape, _memory_format(x), geometry, low, high, groups)
+        form = _memory_format(x)
+        as_is = x.is_contiguous(memory_format=form)
+        return Call(tuple(x.shape), shape, form, geometry, low, high, groups, as_is=as_is)
 
     def run(
         x,
@@ -224,7 +226,8 @@ def _linear_kernel(module: ModuleType):
         _check_linear(x)
         shape = (x.numel() // x.shape[-1], x.shape[-1], 1, 1)  # a token is an image of one pixel
         result = (*x.shape[:-1], outputs)
-        return Call(shape, result, torch.contiguous_format, ones, low, high, tokens=True)
+        form, as_is = torch.contiguous_format, x.dim() == 2 and x.is_contiguous()
+        return Call(shape, result, form, ones, low, high, tokens=True, as_is=as_is)
 
     def run(x, values, index, starts, bias=None, *, low=None, high=None):
         return cache.run(prepare, x, (values, index, starts, bias), (low, high))

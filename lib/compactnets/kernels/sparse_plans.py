@@ -38,6 +38,7 @@ class Call:
     high: float | None
     groups: int = 1
     tokens: bool = False  # x is (..., in): pixels with the channels last
+    as_is: bool = False  # x needs neither a copy nor another shape
 
     @property
     def channels_last(self) -> bool:
@@ -68,14 +69,17 @@ class _Plans:
     index: Tensor
     starts: Tensor
     bias: Tensor | None
-    versions: tuple[int, ...]  # of values, index, starts: another pattern, another plan
+    versions: tuple[int, int, int] | None  # of values, index, starts: another pattern, another plan
     by_shape: dict[tuple, tuple[Call, Any]]
 
 
-def _versions(tensors: tuple[Tensor, ...]) -> tuple[int, ...]:
-    """Counts of writes in place. (Tensors made in inference mode do not count theirs: the weight of
-    a layer made there must not be written.)"""
-    return tuple([0 if tensor.is_inference() else tensor._version for tensor in tensors])
+def _versions(values: Tensor, index: Tensor, starts: Tensor) -> tuple[int, int, int] | None:
+    """Counts of writes in place. None for tensors made in inference mode, which do not count: the
+    weight of a layer made there must not be written."""
+    try:
+        return values._version, index._version, starts._version
+    except RuntimeError:
+        return None
 
 
 def tuning() -> bool:
@@ -106,7 +110,11 @@ class PlanCache:
             plans.by_shape[key] = found
         call, plan = found
         y = torch.empty(call.y_shape, memory_format=call.memory_format)
-        if plan is not None:
+        if plan is None:
+            return y
+        if call.as_is:
+            plan.run(native.dlpack(x), native.dlpack(y))
+        else:
             _run(plan, call, x, y)
         return y
 
@@ -120,10 +128,10 @@ class PlanCache:
                 and plans.index is index
                 and plans.starts is starts
                 and plans.bias is bias
-                and plans.versions == _versions(weight[:3])
+                and plans.versions == _versions(values, index, starts)
             ):
                 return plans
-        plans = _Plans(index, starts, bias, _versions(weight[:3]), {})
+        plans = _Plans(index, starts, bias, _versions(values, index, starts), {})
         name = id(values)
 
         def forget(reference, entries=self._plans):
