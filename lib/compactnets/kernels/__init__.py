@@ -8,6 +8,19 @@ from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
+from compactnets.kernels.sparse import (
+    sparse_conv2d,
+    sparse_conv2d_reference,
+    sparse_linear,
+    sparse_linear_reference,
+)
+from compactnets.kernels.sparse_layers import (
+    BlockSparseConv2d,
+    BlockSparseLinear,
+    CSRConv2d,
+    CSRLinear,
+)
+from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
 
 __all__ = [
     "BinaryConv2d",
@@ -16,6 +29,10 @@ __all__ = [
     "LowBitLinear",
     "NMConv2d",
     "NMLinear",
+    "BlockSparseConv2d",
+    "BlockSparseLinear",
+    "CSRConv2d",
+    "CSRLinear",
     "available",
     "binary_conv",
     "binary_conv2d",
@@ -25,5 +42,11 @@ __all__ = [
     "lowbit_linear_reference",
     "nm_conv2d",
     "nm_conv2d_reference",
+    "pack_blocks",
+    "pack_csr",
+    "sparse_conv2d",
+    "sparse_conv2d_reference",
+    "sparse_linear",
+    "sparse_linear_reference",
     "supported",
 ]
