@@ -80,16 +80,32 @@ inline void sum_rows(const Product& p, const std::uint8_t* x, const std::int8_t*
     }
 }
 
+template <bool kValue>
+struct Bool {
+  static constexpr bool value = kValue;
+};
+
 template <int Rows, bool kBytes, bool kRowScale>
 inline void multiply_rows(const Product& p, const std::int8_t* weight,
-                          const BlockFinisher& finisher, std::int64_t position,
-                          std::int64_t stored) {
+                          const Finisher<kBytes, kRowScale>& left,
+                          const Finisher<kBytes, kRowScale>& right,
+                          std::int64_t position, std::int64_t stored) {
   constexpr int kParts = Rows == 1 ? 4 : Rows <= 3 ? 2 : 1;
   __m512i acc[Rows][2];
   sum_rows<Rows, kParts>(p, p.image + position * p.x_step, weight, acc);
+  const auto finish = [&](const auto finisher, auto all, int half) {
+    COMPACTNETS_UNROLL
+    for (int r = 0; r < Rows; ++r)
+      finisher.template store<all.value>(acc[r][half], stored + r, finisher.row(stored + r));
+  };
   COMPACTNETS_UNROLL
-  for (int r = 0; r < Rows; ++r)
-    finisher.store<kBytes, kRowScale>(acc[r][0], acc[r][1], stored + r);
+  for (int half = 0; half < 2; ++half) {
+    const Finisher<kBytes, kRowScale>& finisher = half ? right : left;
+    if (finisher.all())
+      finish(finisher, Bool<true>{}, half);
+    else if (finisher.any())
+      finish(finisher, Bool<false>{}, half);
+  }
 }
 
 template <bool kBytes, bool kRowScale>
@@ -97,14 +113,14 @@ void multiply_as(const Product& p, std::int64_t first, std::int64_t last, std::i
                  std::int64_t last_block) {
   for (std::int64_t block = first_block; block < last_block; ++block) {
     const std::int8_t* weight = p.weight + block * p.block_bytes();
-    const BlockFinisher finisher(p, block);
+    const Finisher<kBytes, kRowScale> left(p, block, 0), right(p, block, 1);
     Runs runs(p, first, last, kRows);
     std::int64_t position, stored;
     for (int count; runs.next(position, stored, count);) {
       switch (count) {
-#define COMPACTNETS_ROWS(n)                                                        \
-  case n:                                                                          \
-    multiply_rows<n, kBytes, kRowScale>(p, weight, finisher, position, stored); \
+#define COMPACTNETS_ROWS(n)                                                           \
+  case n:                                                                             \
+    multiply_rows<n, kBytes, kRowScale>(p, weight, left, right, position, stored); \
     break;
         COMPACTNETS_ROWS(1)
         COMPACTNETS_ROWS(2)
@@ -126,7 +142,60 @@ void multiply_as(const Product& p, std::int64_t first, std::int64_t last, std::i
   }
 }
 
+// Depthwise: a lane is a channel. Bytes widened to 32 bits are pairs of 16-bit values whose upper
+// one is 0, so vpdpwssd adds exactly one product to each lane.
+template <int Pixels, typename Finisher>
+inline void depthwise_pixels(const Depthwise& t, const Finisher& finisher, std::int64_t channel,
+                             const std::int8_t* weight, __mmask16 lanes, std::int64_t row,
+                             std::int64_t x) {
+  const std::uint8_t* from = t.image + row * t.row_step + x * t.x_step + channel;
+  __m512i acc[Pixels];
+  COMPACTNETS_UNROLL
+  for (int i = 0; i < Pixels; ++i) acc[i] = _mm512_setzero_si512();
+  for (int tap = 0; tap < t.taps; ++tap, weight += kColumns) {
+    const __m512i w =
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(weight)));
+    const std::uint8_t* bytes = from + t.offsets[tap];
+    COMPACTNETS_UNROLL
+    for (int i = 0; i < Pixels; ++i)
+      acc[i] = _mm512_dpwssd_epi32(
+          acc[i], _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, bytes + i * t.x_step)), w);
+  }
+  COMPACTNETS_UNROLL
+  for (int i = 0; i < Pixels; ++i) {
+    const std::int64_t stored = row * t.width + x + i;
+    finisher.template store<false>(acc[i], stored, finisher.row(stored));
+  }
+}
+
+template <bool kBytes, bool kRowScale>
+void depthwise_as(const Depthwise& t, std::int64_t first, std::int64_t last) {
+  const std::int64_t block_bytes = t.taps * std::int64_t{kColumns} + kSumBytes;
+  for (std::int64_t row = first; row < last; ++row)
+    for (std::int64_t channel = 0; channel < t.channels; channel += 16) {
+      const std::int8_t* block = t.weight + channel / kColumns * block_bytes;
+      const auto* sums = block + t.taps * std::int64_t{kColumns} + channel % kColumns * 4;
+      const Finisher<kBytes, kRowScale> finisher(t.finish,
+                                                 reinterpret_cast<const std::int32_t*>(sums),
+                                                 channel, t.channels, t.y, t.y_step);
+      const std::int64_t left = t.channels - channel;
+      const __mmask16 lanes = first_lanes(left < 16 ? static_cast<int>(left) : 16);
+      const std::int8_t* weight = block + channel % kColumns;
+      std::int64_t x = 0;
+      for (; x + 7 <= t.width; x += 7)
+        depthwise_pixels<7>(t, finisher, channel, weight, lanes, row, x);
+      for (; x < t.width; ++x) depthwise_pixels<1>(t, finisher, channel, weight, lanes, row, x);
+    }
+}
+
 }  // namespace
+
+void depthwise_avx512(const Depthwise& t, std::int64_t first, std::int64_t last) {
+  const auto run =
+      t.finish.bytes ? (t.finish.row_scale ? depthwise_as<true, true> : depthwise_as<true, false>)
+                     : (t.finish.row_scale ? depthwise_as<false, true> : depthwise_as<false, false>);
+  run(t, first, last);
+}
 
 void multiply_avx512(const Product& p, std::int64_t first, std::int64_t last,
                      std::int64_t first_block, std::int64_t last_block) {
@@ -137,6 +206,6 @@ void multiply_avx512(const Product& p, std::int64_t first, std::int64_t last,
 }
 
 const Operations avx512_operations = {plain_quantize, plain_largest, plain_flip, multiply_avx512,
-                                      plain_depthwise};
+                                      depthwise_avx512};
 
 }  // namespace compactnets::int8
