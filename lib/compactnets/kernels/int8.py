@@ -3,6 +3,7 @@
 What they compute, bit for bit, stands in compactnets.kernels.int8_reference.
 """
 
+import functools
 from types import ModuleType
 
 import torch
@@ -13,6 +14,7 @@ from compactnets.kernels.int8_pack import pack_int8, quantize_weight, unpack_int
 from compactnets.kernels.int8_reference import (
     check_arguments,
     check_quantize,
+    check_signature,
     checked_geometry,
     conv_shape,
     int8_conv2d_reference,
@@ -41,6 +43,11 @@ _OPTIONS = (
     "int y_zero=0) -> Tensor"
 )
 _GEOMETRY = "int[2] kernel_size, int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1"
+
+# What was accepted once is not looked at again. Not for torch.compile, whose sizes may be symbols.
+_check_signature = functools.lru_cache(maxsize=1024)(check_signature)
+_conv_shape = functools.lru_cache(maxsize=1024)(conv_shape)
+_linear_shape = functools.lru_cache(maxsize=1024)(linear_shape)
 
 
 def _fake_quantize(x, inverse, zero=0):
@@ -99,8 +106,8 @@ def _kernel_linear(module: ModuleType):
         out_dtype=None,
         y_zero=0,
     ):
-        check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero)
-        shape = linear_shape(x.shape, packed.shape, scale.shape[0])
+        check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero, _check_signature)
+        shape = _linear_shape(x.shape, packed.shape, scale.shape[0])
         y = torch.empty(shape, dtype=out_dtype or torch.float32)
         if y.numel() == 0:
             return y
@@ -164,14 +171,14 @@ def _kernel_conv2d(module: ModuleType):
         out_dtype=None,
         y_zero=0,
     ):
-        check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero)
+        check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero, _check_signature)
         geometry = (
             pair("kernel_size", kernel_size),
             pair("stride", stride),
             pair("padding", padding, least=0),
             pair("dilation", dilation),
         )
-        shape = conv_shape(x.shape, packed.shape, scale.shape[0], *geometry, groups)
+        shape = _conv_shape(x.shape, packed.shape, scale.shape[0], *geometry, groups)
         channels_last = x.stride(1) == 1
         if not channels_last:
             x = x.contiguous(memory_format=torch.channels_last)

@@ -84,8 +84,10 @@ class _Int8Layer(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         self._read_grid()
 
-    def _input(self, x: Tensor) -> Tensor:
-        """float32 or bytes; ValueError for bytes where their scale is unknown."""
+    def _input(self, x: Tensor, channels: int, dim: int) -> Tensor:
+        """float32 or bytes; ValueError for bytes where their scale is unknown, or another size."""
+        if x.dim() < -dim or x.shape[dim] != channels:
+            raise ValueError(f"x must have {channels} channels, got shape {tuple(x.shape)}")
         if x.is_floating_point():
             return x if x.dtype is torch.float32 else x.float()
         if self.x_scale is None:
@@ -147,7 +149,13 @@ class Int8Linear(_Int8Layer):
         return cls(weight, bias=torch.zeros(out_features) if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return int8_linear(self._input(x), self.packed, self.scale, self.bias, **self._options)
+        return int8_linear(
+            self._input(x, self.in_features, -1),
+            self.packed,
+            self.scale,
+            self.bias,
+            **self._options,
+        )
 
     def int8_weight(self) -> Tensor:
         """The weights, int8 (out, in)."""
@@ -261,7 +269,13 @@ class Int8Conv2d(_Int8Layer):
         self._options |= {"kernel_size": self.kernel_size, **self._geometry()}
 
     def forward(self, x: Tensor) -> Tensor:
-        return int8_conv2d(self._input(x), self.packed, self.scale, self.bias, **self._options)
+        return int8_conv2d(
+            self._input(x, self.in_channels, -3),
+            self.packed,
+            self.scale,
+            self.bias,
+            **self._options,
+        )
 
     def int8_weight(self) -> Tensor:
         """The weights, int8 (out, in / groups, kh, kw)."""

@@ -1,6 +1,5 @@
 """int8 weights in the layout that the int8 kernels read (kernels/src/int8/product.hpp)."""
 
-import functools
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +28,6 @@ def is_depthwise(channels: int, outputs: int, groups: int) -> bool:
     return groups > 1 and groups == channels == outputs
 
 
-@functools.lru_cache(maxsize=1024)
 def packed_shape(
     outputs: int, channels: int, kernel_size: tuple[int, int], groups: int, dilation: int
 ) -> tuple[int, int]:

@@ -8,8 +8,7 @@ where the sum is an exact integer (arXiv:1712.05877, section 2). The result is f
 scale and bias divided by the result's own step, bytes: clamp(round(y) + y_zero), halves to even.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,6 @@ def _check_channels(outputs: int, channels: int, groups: int) -> None:
         raise ValueError(f"groups={groups} does not divide {channels} inputs, {outputs} outputs")
 
 
-@functools.lru_cache(maxsize=1024)
 def conv_shape(
     x: Sequence[int],
     packed: Sequence[int],
@@ -55,7 +53,6 @@ def conv_shape(
     return x[0], outputs, height, width
 
 
-@functools.lru_cache(maxsize=1024)
 def linear_shape(x: Sequence[int], packed: Sequence[int], outputs: int) -> tuple[int, ...]:
     """Shape of a linear layer's result."""
     if len(x) < 1 or x[-1] == 0:
@@ -69,6 +66,34 @@ def linear_shape(x: Sequence[int], packed: Sequence[int], outputs: int) -> tuple
     return (*x[:-1], outputs)
 
 
+def check_signature(
+    dtypes: tuple[torch.dtype | None, ...],
+    scale: Sequence[int],
+    bias: Sequence[int] | None,
+    x_zero: int,
+    out_dtype: torch.dtype | None,
+    y_zero: int,
+) -> None:
+    """TypeError for a wrong dtype (of x, packed, scale, bias), ValueError for what does not fit."""
+    if dtypes[0] not in _DTYPES:
+        raise TypeError(f"x must be uint8, int8 or float32, got {dtypes[0]}")
+    if dtypes[1] is not torch.int8:
+        raise TypeError(f"packed must be int8 from pack_int8, got {dtypes[1]}")
+    for name, dtype in zip(("scale", "bias"), dtypes[2:], strict=True):
+        if dtype not in (None, torch.float32):
+            raise TypeError(f"{name} must be float32, got {dtype}")
+    if out_dtype is not None and out_dtype not in _DTYPES:
+        raise TypeError(f"out_dtype must be float32, uint8 or int8, got {out_dtype}")
+    if len(scale) != 1:
+        raise ValueError(f"scale must have shape (out,), got {tuple(scale)}")
+    if bias is not None and tuple(bias) != tuple(scale):
+        raise ValueError(f"bias must have shape {tuple(scale)}, got {tuple(bias)}")
+    for name, zero, dtype in (("x_zero", x_zero, dtypes[0]), ("y_zero", y_zero, out_dtype)):
+        low, high = _LIMITS.get(dtype or torch.float32, (0, 255))
+        if not low <= zero <= high:
+            raise ValueError(f"{name} must lie in [{low}, {high}], got {zero}")
+
+
 def check_arguments(
     x: Tensor,
     packed: Tensor,
@@ -77,30 +102,22 @@ def check_arguments(
     x_zero: int,
     out_dtype: torch.dtype | None,
     y_zero: int,
+    check: Callable[..., None] = check_signature,
 ) -> None:
-    """TypeError for a wrong dtype, ValueError for devices, sizes and zero points."""
-    if x.dtype not in _DTYPES:
-        raise TypeError(f"x must be uint8, int8 or float32, got {x.dtype}")
-    if packed.dtype is not torch.int8:
-        raise TypeError(f"packed must be int8 from pack_int8, got {packed.dtype}")
-    if scale.dim() != 1:
-        raise ValueError(f"scale must have shape (out,), got {tuple(scale.shape)}")
-    if bias is not None and bias.shape != scale.shape:
-        raise ValueError(f"bias must have shape {tuple(scale.shape)}, got {tuple(bias.shape)}")
+    """TypeError for a wrong dtype, ValueError for devices, sizes and zero points.
+
+    check: check_signature, or a form of it that remembers what it has accepted.
+    """
+    if bias is None:
+        dtypes = (x.dtype, packed.dtype, scale.dtype, None)
+        check(dtypes, scale.shape, None, x_zero, out_dtype, y_zero)
+    else:
+        dtypes = (x.dtype, packed.dtype, scale.dtype, bias.dtype)
+        check(dtypes, scale.shape, bias.shape, x_zero, out_dtype, y_zero)
     device = x.device
     for name, value in (("packed", packed), ("scale", scale), ("bias", bias)):
-        if value is None:
-            continue
-        if value is not packed and value.dtype is not torch.float32:
-            raise TypeError(f"{name} must be float32, got {value.dtype}")
-        if value.device != device:
+        if value is not None and value.device != device:
             raise ValueError(f"{name} is on {value.device}, x on {device}")
-    if out_dtype is not None and out_dtype not in _DTYPES:
-        raise TypeError(f"out_dtype must be float32, uint8 or int8, got {out_dtype}")
-    for name, zero, dtype in (("x_zero", x_zero, x.dtype), ("y_zero", y_zero, out_dtype)):
-        low, high = _LIMITS.get(dtype or torch.float32, (0, 255))
-        if not low <= zero <= high:
-            raise ValueError(f"{name} must lie in [{low}, {high}], got {zero}")
 
 
 def int8_quantize_reference(x: Tensor, inverse: float, zero: int = 0) -> Tensor:
