@@ -33,7 +33,9 @@ import sys
 sys.path.insert(0, "tests")
 import torch
 from test_kernels_int8 import check_conv, check_linear
-from compactnets import kernels
+from compactnets import _native, kernels
+if "plain" in sys.argv:
+    assert not _native.int8_use_avx_vnni(False)
 for seed in range(60):
     check_conv(seed)
     check_linear(seed)
@@ -145,11 +147,15 @@ def test_the_kernels_equal_the_references_bit_for_bit(seed):
     check_linear(seed)
 
 
-@pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])
-def test_every_path_equals_the_reference(isa):
+PATHS = [(isa, "") for isa in kernels.supported() if isa != "reference"]
+PATHS += [(isa, "plain") for isa, _ in PATHS if isa == "avx2"]  # without AVX-VNNI
+
+
+@pytest.mark.parametrize(("isa", "how"), PATHS)
+def test_every_path_equals_the_reference(isa, how):
     environment = {**os.environ, "COMPACTNETS_ISA": isa, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", CHECK, how], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [isa]

@@ -277,6 +277,6 @@ void multiply(const Product& p, std::int64_t first, std::int64_t last, std::int6
 }  // namespace
 
 const Operations amx_operations = {plain_quantize, plain_largest, plain_flip, multiply,
-                                   depthwise_avx512};
+                                   depthwise_avx512, 2e7, 5e5};
 
 }  // namespace compactnets::int8

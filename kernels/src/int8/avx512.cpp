@@ -206,6 +206,6 @@ void multiply_avx512(const Product& p, std::int64_t first, std::int64_t last,
 }
 
 const Operations avx512_operations = {plain_quantize, plain_largest, plain_flip, multiply_avx512,
-                                      depthwise_avx512};
+                                      depthwise_avx512, 5e6, 5e5};
 
 }  // namespace compactnets::int8

@@ -142,6 +142,7 @@ void bind_int8(nb::module_& module) {
   module.def("int8_linear", &int8_linear, nb::arg("x"), nb::arg("packed"), nb::arg("scale"),
              nb::arg("bias").none(), nb::arg("y"), nb::arg("x_zero"), nb::arg("x_inverse"),
              nb::arg("relu"), nb::arg("y_zero"), nb::arg("threads"));
+  module.def("int8_use_avx_vnni", &int8::use_avx_vnni, nb::arg("wanted"));
   module.def("int8_quantize", &int8_quantize, nb::arg("x"), nb::arg("y"), nb::arg("inverse"),
              nb::arg("zero"), nb::arg("threads"));
 }

@@ -1,6 +1,7 @@
 // What all instruction sets share: geometry, the image with its border, the order of work and its
 // split over threads.
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <stdexcept>
 #include <vector>
@@ -13,10 +14,18 @@
 namespace compactnets::int8 {
 namespace {
 
+#ifdef COMPACTNETS_X86
+std::atomic<bool>& avx_vnni() {
+  static std::atomic<bool> used{__builtin_cpu_supports("avxvnni") != 0};
+  return used;
+}
+#endif
+
 const Operations& operations() {
 #ifdef COMPACTNETS_X86
-  return pick<Operations>(&amx_operations, &avx512_operations, &avx2_operations,
-                          portable_operations);
+  const bool vnni = avx_vnni().load(std::memory_order_relaxed);
+  return pick<Operations>(&amx_operations, &avx512_operations,
+                          vnni ? &avx2_vnni_operations : &avx2_operations, portable_operations);
 #else
   return portable_operations;
 #endif
@@ -24,6 +33,8 @@ const Operations& operations() {
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
+constexpr std::int64_t kUnit = 64;             // positions that a task is made of
+constexpr std::int64_t kOwnCache = 1 << 20;    // bytes of weights that every core may keep
 constexpr std::int64_t kSlack = 2 * kStep;  // a step reads past the last segment's end
 
 // A 1x1 convolution is a matrix product, whatever the shape of the images.
@@ -246,13 +257,16 @@ void multiply_group(const Pass& pass, std::int64_t group, int threads) {
   const std::int64_t size = c.float_output ? 4 : 1;
   p.y = static_cast<char*>(c.y) + size * (stored + first_output);
   p.y_step = c.outputs;
-  if (plan.blocks >= 4 * threads)
-    return split(plan.blocks, 1, threads, [&](std::int64_t first, std::int64_t last) {
-      pass.ops.multiply(p, 0, p.positions, first, last);
+  // By positions all threads read all weights, by blocks all of the image: what is small twice.
+  const bool light = plan.blocks * p.block_bytes() <= kOwnCache;
+  if (light && p.positions >= kUnit * threads)
+    return split(p.positions, kUnit, threads, [&](std::int64_t first, std::int64_t last) {
+      pass.ops.multiply(p, first, last, 0, plan.blocks);
     });
-  split(p.positions, 64, threads, [&](std::int64_t first, std::int64_t last) {
-    pass.ops.multiply(p, first, last, 0, plan.blocks);
-  });
+  split(plan.blocks, ceil_div(plan.blocks, 2 * threads), threads,
+        [&](std::int64_t first, std::int64_t last) {
+          pass.ops.multiply(p, 0, p.positions, first, last);
+        });
 }
 
 void multiply_depthwise(const Pass& pass, int threads) {
@@ -305,21 +319,33 @@ void run_image(const Plan& plan, const Operations& ops, std::int64_t image, int 
   for (std::int64_t group = 0; group < c.groups; ++group) multiply_group(pass, group, threads);
 }
 
-// Threads worth waking: some million products each pay for the hand-over.
-int useful_threads(const Plan& plan) {
+// Threads worth waking: the hand-over has to be paid for by products, or by weights to be read.
+int useful_threads(const Plan& plan, const Operations& ops) {
   const Conv& c = plan.conv;
   const double products = static_cast<double>(c.images) * plan.positions * c.outputs *
                           static_cast<double>(plan.offsets.size()) * (plan.depthwise ? 1 : kStep);
-  return static_cast<int>(std::clamp(products / 4e6, 1.0, static_cast<double>(c.threads)));
+  const double rate = plan.depthwise ? ops.depthwise_task : ops.multiply_task;
+  const double weights = static_cast<double>(c.packed_blocks) * c.packed_bytes / (2 << 20);
+  return static_cast<int>(
+      std::clamp(std::max(products / rate, weights), 1.0, static_cast<double>(c.threads)));
 }
 
 }  // namespace
+
+bool use_avx_vnni([[maybe_unused]] bool wanted) {
+#ifdef COMPACTNETS_X86
+  avx_vnni() = wanted && __builtin_cpu_supports("avxvnni");
+  return avx_vnni();
+#else
+  return false;
+#endif
+}
 
 void int8_conv2d(const Conv& conv) {
   if (conv.images == 0 || conv.out.y <= 0 || conv.out.x <= 0 || conv.outputs == 0) return;
   const Plan plan(conv);
   const Operations& ops = operations();
-  const int threads = useful_threads(plan);
+  const int threads = useful_threads(plan, ops);
   const std::int64_t images = plan.conv.images;
   if (images >= 2 * threads && threads > 1)
     return parallel_for(static_cast<std::size_t>(images), threads, [&](std::size_t image) {

@@ -127,44 +127,48 @@ class Runs {
   int longest_;
 };
 
-// 32 channels at a time, tap by tap; products of a byte and a signed byte fit in 16 bits.
-inline void depthwise_block(const Depthwise& t, const std::uint8_t* from, std::int64_t block,
-                            int channels, std::int64_t position, void* y) {
-  const std::int8_t* weight = t.weight + block * (t.taps * std::int64_t{kColumns} + kSumBytes);
-  std::int32_t acc[kColumns] = {};
-  if (channels == kColumns) {
-    for (int tap = 0; tap < t.taps; ++tap) {
-      const std::uint8_t* x = from + t.offsets[tap];
-      const std::int8_t* w = weight + tap * kColumns;
-      for (int c = 0; c < kColumns; ++c)
-        acc[c] += static_cast<std::int16_t>(static_cast<std::int16_t>(x[c]) *
-                                            static_cast<std::int16_t>(w[c]));
-    }
-  } else {
-    for (int tap = 0; tap < t.taps; ++tap)
-      for (int c = 0; c < channels; ++c)
-        acc[c] += from[t.offsets[tap] + c] * weight[tap * kColumns + c];
+// Sums of 32 channels, tap by tap.
+[[maybe_unused]] void plain_depthwise_block(const Depthwise& t, const std::uint8_t* from,
+                                            const std::int8_t* weight, std::int32_t* acc) {
+  for (int tap = 0; tap < t.taps; ++tap, weight += kColumns) {
+    const std::uint8_t* x = from + t.offsets[tap];
+    for (int c = 0; c < kColumns; ++c) acc[c] += x[c] * weight[c];
   }
-  std::int32_t sums[kColumns];
-  __builtin_memcpy(sums, weight + t.taps * std::int64_t{kColumns}, sizeof sums);
-  finish_row(t.finish, acc, sums, block * kColumns, channels, position, y);
+}
+
+// Output rows [first, last) by blocks of 32 channels; block_sums(task, x, weight, sums) where all
+// 32 are there.
+template <typename BlockSums>
+[[maybe_unused]] void depthwise_rows(const Depthwise& t, std::int64_t first, std::int64_t last,
+                                     const BlockSums& block_sums) {
+  const std::int64_t blocks = (t.channels + kColumns - 1) / kColumns;
+  for (std::int64_t row = first; row < last; ++row)
+    for (std::int64_t block = 0; block < blocks; ++block) {
+      const std::int8_t* weight = t.weight + block * (t.taps * std::int64_t{kColumns} + kSumBytes);
+      const std::int64_t left = t.channels - block * kColumns;
+      const int channels = left < kColumns ? static_cast<int>(left) : kColumns;
+      std::int32_t sums[kColumns];
+      __builtin_memcpy(sums, weight + t.taps * std::int64_t{kColumns}, sizeof sums);
+      for (std::int64_t x = 0; x < t.width; ++x) {
+        const std::uint8_t* from = t.image + row * t.row_step + x * t.x_step + block * kColumns;
+        std::int32_t acc[kColumns] = {};
+        if (channels == kColumns)
+          block_sums(t, from, weight, acc);
+        else
+          for (int tap = 0; tap < t.taps; ++tap)
+            for (int c = 0; c < channels; ++c)
+              acc[c] += from[t.offsets[tap] + c] * weight[tap * kColumns + c];
+        const std::int64_t stored = row * t.width + x;
+        const std::int64_t index = stored * t.y_step + block * kColumns;
+        void* y = t.finish.bytes ? static_cast<void*>(static_cast<std::uint8_t*>(t.y) + index)
+                                 : static_cast<void*>(static_cast<float*>(t.y) + index);
+        finish_row(t.finish, acc, sums, block * kColumns, channels, stored, y);
+      }
+    }
 }
 
 [[maybe_unused]] void plain_depthwise(const Depthwise& t, std::int64_t first, std::int64_t last) {
-  const std::int64_t blocks = (t.channels + kColumns - 1) / kColumns;
-  for (std::int64_t row = first; row < last; ++row)
-    for (std::int64_t x = 0; x < t.width; ++x) {
-      const std::uint8_t* from = t.image + row * t.row_step + x * t.x_step;
-      const std::int64_t position = row * t.width + x;
-      for (std::int64_t block = 0; block < blocks; ++block) {
-        const std::int64_t left = t.channels - block * kColumns;
-        const std::int64_t index = position * t.y_step + block * kColumns;
-        void* y = t.finish.bytes ? static_cast<void*>(static_cast<std::uint8_t*>(t.y) + index)
-                                 : static_cast<void*>(static_cast<float*>(t.y) + index);
-        depthwise_block(t, from + block * kColumns, block,
-                        left < kColumns ? static_cast<int>(left) : kColumns, position, y);
-      }
-    }
+  depthwise_rows(t, first, last, plain_depthwise_block);
 }
 
 }  // namespace

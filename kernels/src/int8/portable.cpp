@@ -38,6 +38,6 @@ void multiply(const Product& p, std::int64_t first, std::int64_t last, std::int6
 }  // namespace
 
 const Operations portable_operations = {plain_quantize, plain_largest, plain_flip, multiply,
-                                        plain_depthwise};
+                                        plain_depthwise, 3e5, 1e5};
 
 }  // namespace compactnets::int8

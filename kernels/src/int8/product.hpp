@@ -90,9 +90,16 @@ struct Operations {
                    std::int64_t first_block, std::int64_t last_block);
   // Output rows [first, last), all channels.
   void (*depthwise)(const Depthwise& task, std::int64_t first, std::int64_t last);
+  // Products that take about as long as waking a thread twice.
+  double multiply_task, depthwise_task;
 };
 
-extern const Operations amx_operations, avx512_operations, avx2_operations, portable_operations;
+extern const Operations amx_operations, avx512_operations, avx2_operations, avx2_vnni_operations,
+    portable_operations;
+
+// The avx2 path uses AVX-VNNI where the CPU has it, unless told not to (for tests). Returns whether
+// it does from now on.
+bool use_avx_vnni(bool wanted);
 
 // ---- The whole operator: what bind.cpp fills in and conv.cpp runs. ----
 
