@@ -14,21 +14,23 @@
 namespace compactnets::int8 {
 namespace {
 
-#ifdef COMPACTNETS_X86
-std::atomic<bool>& avx_vnni() {
-  static std::atomic<bool> used{__builtin_cpu_supports("avxvnni") != 0};
-  return used;
-}
+#ifdef COMPACTNETS_HAS_AVX2
+bool has_avx_vnni() { return __builtin_cpu_supports("avxvnni"); }
+#else
+bool has_avx_vnni() { return false; }
 #endif
 
+std::atomic<bool>& avx_vnni() {
+  static std::atomic<bool> used{has_avx_vnni()};
+  return used;
+}
+
 const Operations& operations() {
-#ifdef COMPACTNETS_X86
   const bool vnni = avx_vnni().load(std::memory_order_relaxed);
-  return pick<Operations>(&amx_operations, &avx512_operations,
-                          vnni ? &avx2_vnni_operations : &avx2_operations, portable_operations);
-#else
-  return portable_operations;
-#endif
+  return pick<Operations>(
+      COMPACTNETS_AMX(amx_operations), COMPACTNETS_AVX512(avx512_operations),
+      vnni ? COMPACTNETS_AVX2(avx2_vnni_operations) : COMPACTNETS_AVX2(avx2_operations),
+      portable_operations);
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -332,13 +334,9 @@ int useful_threads(const Plan& plan, const Operations& ops) {
 
 }  // namespace
 
-bool use_avx_vnni([[maybe_unused]] bool wanted) {
-#ifdef COMPACTNETS_X86
-  avx_vnni() = wanted && __builtin_cpu_supports("avxvnni");
+bool use_avx_vnni(bool wanted) {
+  avx_vnni() = wanted && has_avx_vnni();
   return avx_vnni();
-#else
-  return false;
-#endif
 }
 
 void int8_conv2d(const Conv& conv) {
