@@ -7,8 +7,8 @@
 // rows by 32 columns, for rows too long to stay: both operands come in at 2 KiB a step.
 //
 // Turning sums into results takes about as many vector operations as there are cycles in four
-// steps. So a tile's results are finished a few rows at a time between the steps of the next one,
-// on ports that the matrix unit leaves idle.
+// steps, and as many stores as a tile has rows: with little depth that, and not the matrix unit, is
+// the bound. A tile's results are finished a few rows at a time between the steps of the next one.
 #include "common/amx.hpp"
 #include "common/unroll.hpp"
 #include "int8/vector512.hpp"

@@ -3,8 +3,9 @@
 // Per quad of depth: the two registers of weights are loaded once, and each row's four bytes are
 // broadcast by a load port and meet both: for 14 rows 16 loads and 28 vpdpbusd, which keep both
 // multiplying ports busy; 28 sums + 2 weights + 1 row are 31 of the 32 registers, nothing spills
-// (objdump). 14, 28, 56 pixels are a whole number of tiles, 7 pixels one half. A single row (a
-// matrix-vector product) splits its depth over four sets of sums, to hide vpdpbusd's latency.
+// in the loop over the quads of a step (objdump). 14, 28, 56 pixels are a whole number of tiles,
+// 7 pixels one half. A single row (a matrix-vector product) splits its depth over four sets of
+// sums, to hide vpdpbusd's latency.
 #include "common/unroll.hpp"
 #include "int8/vector512.hpp"
 

@@ -9,10 +9,10 @@ from types import ModuleType
 import torch
 
 from compactnets.kernels import native
-from compactnets.kernels.geometry import pair
 from compactnets.kernels.int8_pack import pack_int8, quantize_weight, unpack_int8
 from compactnets.kernels.int8_reference import (
     check_arguments,
+    check_devices,
     check_quantize,
     check_signature,
     checked_geometry,
@@ -44,10 +44,35 @@ _OPTIONS = (
 )
 _GEOMETRY = "int[2] kernel_size, int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1"
 
-# What was accepted once is not looked at again. Not for torch.compile, whose sizes may be symbols.
-_check_signature = functools.lru_cache(maxsize=1024)(check_signature)
-_conv_shape = functools.lru_cache(maxsize=1024)(conv_shape)
-_linear_shape = functools.lru_cache(maxsize=1024)(linear_shape)
+
+# What a call was accepted with once is looked up and not checked again. Not for torch.compile,
+# whose sizes may be symbols. Devices are looked at in every call.
+@functools.lru_cache(maxsize=1024)
+def _linear_plan(x, packed, dtypes, scale, bias, x_zero, out_dtype, y_zero):
+    """Shape and dtype of the result."""
+    check_signature(dtypes, scale, bias, x_zero, out_dtype, y_zero)
+    return linear_shape(x, packed, scale[0]), out_dtype or torch.float32
+
+
+@functools.lru_cache(maxsize=1024)
+def _conv_plan(x, packed, dtypes, scale, bias, sizes, groups, x_zero, out_dtype, y_zero):
+    """Geometry of the convolution; shape, channels_last strides and dtype of the result."""
+    check_signature(dtypes, scale, bias, x_zero, out_dtype, y_zero)
+    geometry = checked_geometry(*sizes)
+    shape = conv_shape(x, packed, scale[0], *geometry, groups)
+    _, channels, height, width = shape
+    strides = (channels * height * width, 1, channels * width, channels)
+    return geometry, shape, strides, out_dtype or torch.float32
+
+
+def _dtypes(x, packed, scale, bias):
+    if not (packed.is_cpu and scale.is_cpu and (bias is None or bias.is_cpu)):
+        check_devices(x, packed, scale, bias)
+    return x.dtype, packed.dtype, scale.dtype, None if bias is None else bias.dtype
+
+
+def _tuple(value):
+    return value if isinstance(value, int) else tuple(value)
 
 
 def _fake_quantize(x, inverse, zero=0):
@@ -106,9 +131,12 @@ def _kernel_linear(module: ModuleType):
         out_dtype=None,
         y_zero=0,
     ):
-        check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero, _check_signature)
-        shape = _linear_shape(x.shape, packed.shape, scale.shape[0])
-        y = torch.empty(shape, dtype=out_dtype or torch.float32)
+        dtypes = _dtypes(x, packed, scale, bias)
+        bias_shape = None if bias is None else bias.shape
+        shape, dtype = _linear_plan(
+            x.shape, packed.shape, dtypes, scale.shape, bias_shape, x_zero, out_dtype, y_zero
+        )
+        y = torch.empty(shape, dtype=dtype)
         if y.numel() == 0:
             return y
         matrix = len(shape) == 2
@@ -171,19 +199,23 @@ def _kernel_conv2d(module: ModuleType):
         out_dtype=None,
         y_zero=0,
     ):
-        check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero, _check_signature)
-        geometry = (
-            pair("kernel_size", kernel_size),
-            pair("stride", stride),
-            pair("padding", padding, least=0),
-            pair("dilation", dilation),
+        dtypes = _dtypes(x, packed, scale, bias)
+        geometry, shape, strides, dtype = _conv_plan(
+            x.shape,
+            packed.shape,
+            dtypes,
+            scale.shape,
+            None if bias is None else bias.shape,
+            (_tuple(kernel_size), _tuple(stride), _tuple(padding), _tuple(dilation)),
+            groups,
+            x_zero,
+            out_dtype,
+            y_zero,
         )
-        shape = _conv_shape(x.shape, packed.shape, scale.shape[0], *geometry, groups)
         channels_last = x.stride(1) == 1
         if not channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
-        dtype = out_dtype or torch.float32
-        y = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+        y = torch.empty_strided(shape, strides, dtype=dtype)
         convolve(
             native.dlpack(x),
             *map(native.dense, (packed, scale, bias)),

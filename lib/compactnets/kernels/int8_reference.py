@@ -8,7 +8,7 @@ where the sum is an exact integer (arXiv:1712.05877, section 2). The result is f
 scale and bias divided by the result's own step, bytes: clamp(round(y) + y_zero), halves to even.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -94,6 +94,14 @@ def check_signature(
             raise ValueError(f"{name} must lie in [{low}, {high}], got {zero}")
 
 
+def check_devices(x: Tensor, packed: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    """ValueError for tensors on different devices."""
+    device = x.device
+    for name, value in (("packed", packed), ("scale", scale), ("bias", bias)):
+        if value is not None and value.device != device:
+            raise ValueError(f"{name} is on {value.device}, x on {device}")
+
+
 def check_arguments(
     x: Tensor,
     packed: Tensor,
@@ -102,22 +110,12 @@ def check_arguments(
     x_zero: int,
     out_dtype: torch.dtype | None,
     y_zero: int,
-    check: Callable[..., None] = check_signature,
 ) -> None:
-    """TypeError for a wrong dtype, ValueError for devices, sizes and zero points.
-
-    check: check_signature, or a form of it that remembers what it has accepted.
-    """
-    if bias is None:
-        dtypes = (x.dtype, packed.dtype, scale.dtype, None)
-        check(dtypes, scale.shape, None, x_zero, out_dtype, y_zero)
-    else:
-        dtypes = (x.dtype, packed.dtype, scale.dtype, bias.dtype)
-        check(dtypes, scale.shape, bias.shape, x_zero, out_dtype, y_zero)
-    device = x.device
-    for name, value in (("packed", packed), ("scale", scale), ("bias", bias)):
-        if value is not None and value.device != device:
-            raise ValueError(f"{name} is on {value.device}, x on {device}")
+    """TypeError for a wrong dtype, ValueError for devices, sizes and zero points."""
+    dtypes = (x.dtype, packed.dtype, scale.dtype, None if bias is None else bias.dtype)
+    bias_shape = None if bias is None else bias.shape
+    check_signature(dtypes, scale.shape, bias_shape, x_zero, out_dtype, y_zero)
+    check_devices(x, packed, scale, bias)
 
 
 def int8_quantize_reference(x: Tensor, inverse: float, zero: int = 0) -> Tensor:
