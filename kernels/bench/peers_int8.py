@@ -219,10 +219,11 @@ def openvino_int8(layer: Int8Layer, threads: int) -> Call | None:
     }
     compiled = ov.Core().compile_model(_model(ov, x, y), "CPU", settings)
     request = compiled.create_infer_request()
-    request.set_input_tensor(ov.Tensor(array, shared_memory=True))
+    source = ov.Tensor(array, shared_memory=True)  # array has to live as long as the request
+    request.set_input_tensor(source)
     output = request.get_output_tensor().data
 
-    def call() -> Tensor:
+    def call(alive: tuple = (array, source)) -> Tensor:
         request.infer()
         return torch.from_numpy(output)
 

@@ -5,6 +5,15 @@ from compactnets.kernels.binary_conv import binary_conv2d, binary_conv2d_referen
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
 from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
 from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
+from compactnets.kernels.int8 import (
+    int8_conv2d,
+    int8_conv2d_reference,
+    int8_linear,
+    int8_linear_reference,
+    int8_quantize,
+    int8_quantize_reference,
+)
+from compactnets.kernels.int8_layers import Int8Conv2d, Int8Linear
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
@@ -33,10 +42,18 @@ __all__ = [
     "BlockSparseLinear",
     "CSRConv2d",
     "CSRLinear",
+    "Int8Conv2d",
+    "Int8Linear",
     "available",
     "binary_conv",
     "binary_conv2d",
     "binary_conv2d_reference",
+    "int8_conv2d",
+    "int8_conv2d_reference",
+    "int8_linear",
+    "int8_linear_reference",
+    "int8_quantize",
+    "int8_quantize_reference",
     "isa",
     "lowbit_linear",
     "lowbit_linear_reference",
