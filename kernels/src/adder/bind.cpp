@@ -2,6 +2,8 @@
 #include <limits>
 
 #include "adder/bytes.hpp"
+#include "adder/floats.hpp"
+#include "adder/gradient.hpp"
 #include "common/bind.hpp"
 
 namespace compactnets {
@@ -100,9 +102,102 @@ void convolve_bytes(const Codes& x, const PackedCodes& packed,
   adder::convolve_bytes(conv);
 }
 
+using Image = nb::ndarray<const float, nb::ndim<4>, nb::device::cpu>;
+using ImageOut = nb::ndarray<float, nb::ndim<4>, nb::device::cpu>;
+using Packed = nb::ndarray<const float, nb::ndim<3>, nb::device::cpu, nb::c_contig>;
+
+void convolve_floats(const Image& x, const Packed& packed, const std::optional<Channels>& scale,
+                     const std::optional<Channels>& bias, const ImageOut& y, const Pair& kernel,
+                     const Pair& stride, const Pair& padding, bool direct, int threads) {
+  adder::FloatConv conv{};
+  conv.geometry = geometry_of(x, static_cast<std::int64_t>(y.shape(1)), kernel, stride, padding);
+  const adder::Geometry& g = conv.geometry;
+  require(static_cast<std::int64_t>(packed.shape(0)) == adder::ceil_div(g.outputs, adder::kLanes) &&
+              static_cast<std::int64_t>(packed.shape(1)) == g.taps() * g.channels + 1 &&
+              packed.shape(2) == adder::kLanes,
+          "packed does not fit the channels and geometry");
+  check_output(y, g);
+  if (y.size() == 0) return;
+  conv.x = strided<float>(x);
+  conv.weight = packed.data();
+  conv.scale = channel_data(scale, g.outputs, "scale must have one value per output channel");
+  conv.bias = channel_data(bias, g.outputs, "bias must have one value per output channel");
+  conv.y = y.data();
+  conv.direct = direct;
+  conv.threads = threads;
+  nb::gil_scoped_release unlocked;
+  adder::convolve_floats(conv);
+}
+
+// What both gradients are given; `output` has x's shape and layout.
+adder::Gradient gradient_of(const Image& x, const Image& grad, const Pair& kernel,
+                            const Pair& stride, const Pair& padding) {
+  adder::Gradient gradient{};
+  gradient.geometry =
+      geometry_of(x, static_cast<std::int64_t>(grad.shape(1)), kernel, stride, padding);
+  check_output(grad, gradient.geometry);
+  adder::Geometry like_x = gradient.geometry;
+  like_x.outputs = like_x.channels;
+  like_x.out = like_x.in;
+  check_output(x, like_x);
+  gradient.x = x.data();
+  gradient.grad = strided<float>(grad);
+  return gradient;
+}
+
+template <typename Array>
+void check_filters(const Array& filters, const adder::Geometry& g) {
+  require(static_cast<std::int64_t>(filters.shape(0)) ==
+                  adder::ceil_div(g.channels, adder::kChannelLanes) &&
+              static_cast<std::int64_t>(filters.shape(1)) == g.taps() * g.outputs &&
+              filters.shape(2) == adder::kChannelLanes,
+          "filters do not fit the channels and kernel");
+}
+
+void input_gradient(const Image& x, const Packed& filters, const Image& grad,
+                    const ImageOut& result, const Pair& kernel, const Pair& stride,
+                    const Pair& padding, bool sign, int threads) {
+  adder::Gradient gradient = gradient_of(x, grad, kernel, stride, padding);
+  check_filters(filters, gradient.geometry);
+  adder::Geometry like_x = gradient.geometry;
+  like_x.outputs = like_x.channels;
+  like_x.out = like_x.in;
+  check_output(result, like_x);
+  gradient.weight = filters.data();
+  gradient.result = result.data();
+  gradient.sign = sign;
+  gradient.threads = threads;
+  nb::gil_scoped_release unlocked;
+  adder::input_gradient(gradient);
+}
+
+void weight_sign_gradient(
+    const Image& x, const Packed& filters, const Image& grad,
+    const nb::ndarray<float, nb::ndim<3>, nb::device::cpu, nb::c_contig>& result,
+    const Pair& kernel, const Pair& stride, const Pair& padding, int threads) {
+  adder::Gradient gradient = gradient_of(x, grad, kernel, stride, padding);
+  check_filters(filters, gradient.geometry);
+  check_filters(result, gradient.geometry);
+  require(grad.size() > 0, "grad must not be empty");
+  gradient.weight = filters.data();
+  gradient.result = result.data();
+  gradient.threads = threads;
+  nb::gil_scoped_release unlocked;
+  adder::weight_sign_gradient(gradient);
+}
+
 }  // namespace
 
 void bind_adder(nb::module_& module) {
+  module.def("adder_floats", &convolve_floats, nb::arg("x"), nb::arg("packed"),
+             nb::arg("scale").none(), nb::arg("bias").none(), nb::arg("y"), nb::arg("kernel"),
+             nb::arg("stride"), nb::arg("padding"), nb::arg("direct"), nb::arg("threads"));
+  module.def("adder_input_gradient", &input_gradient, nb::arg("x"), nb::arg("filters"),
+             nb::arg("grad"), nb::arg("result"), nb::arg("kernel"), nb::arg("stride"),
+             nb::arg("padding"), nb::arg("sign"), nb::arg("threads"));
+  module.def("adder_weight_sign_gradient", &weight_sign_gradient, nb::arg("x"), nb::arg("filters"),
+             nb::arg("grad"), nb::arg("result"), nb::arg("kernel"), nb::arg("stride"),
+             nb::arg("padding"), nb::arg("threads"));
   module.def("adder_bytes_int", &convolve_bytes<std::int32_t>, nb::arg("x"), nb::arg("packed"),
              nb::arg("scale").none(), nb::arg("bias").none(), nb::arg("y"), nb::arg("flip"),
              nb::arg("padding_code"), nb::arg("kernel"), nb::arg("stride"), nb::arg("padding"),
