@@ -27,20 +27,23 @@ __attribute__((noinline)) void fold(const float* sums, int pixels, float* totals
     _mm256_store_ps(totals + i, _mm256_add_ps(_mm256_load_ps(totals + i), _mm256_load_ps(sums + i)));
 }
 
-// Sums over `channels` steps, [pixel][lane].
+// Sums over `channels` steps of each of `count` taps, [pixel][lane].
 template <int Pixels, bool kDirect>
-inline void sum_terms(const DistanceTask& task, const float* image, const float* weight,
-                      int channels, float* out) {
+inline void sum_terms(const DistanceTask& task, const float* first, const std::int32_t* taps,
+                      int count, const float* weight, int channels, float* out) {
   __m256 sums[2 * Pixels];
   COMPACTNETS_UNROLL
   for (int i = 0; i < 2 * Pixels; ++i) sums[i] = _mm256_setzero_ps();
-  for (int c = 0; c < channels; ++c, image += task.channel_step, weight += kLanes) {
-    const __m256 low = _mm256_loadu_ps(weight), high = _mm256_loadu_ps(weight + 8);
-    COMPACTNETS_UNROLL
-    for (int i = 0; i < 2 * Pixels; ++i) {
-      const __m256 pixel = _mm256_set1_ps(image[i / 2]);
-      sums[i] = _mm256_add_ps(sums[i], term<kDirect>(pixel, i % 2 ? high : low));
-      stay(sums[i]);
+  for (int tap = 0; tap < count; ++tap) {
+    const float* image = first + taps[tap];
+    for (int c = 0; c < channels; ++c, image += task.channel_step, weight += kLanes) {
+      const __m256 low = _mm256_loadu_ps(weight), high = _mm256_loadu_ps(weight + 8);
+      COMPACTNETS_UNROLL
+      for (int i = 0; i < 2 * Pixels; ++i) {
+        const __m256 pixel = _mm256_set1_ps(image[i / 2]);
+        sums[i] = _mm256_add_ps(sums[i], term<kDirect>(pixel, i % 2 ? high : low));
+        stay(sums[i]);
+      }
     }
   }
   COMPACTNETS_UNROLL
@@ -72,14 +75,17 @@ void finish(const DistanceTask& task, const float* totals, int first, int pixels
 template <int Pixels, bool kDirect>
 void tile(const DistanceTask& task, int first) {
   alignas(32) float totals[Pixels * kLanes] = {}, sums[Pixels * kLanes];
+  // Between two folds lie parts of one tap, or several taps of few channels.
   const float* weight = task.weight;
-  for (int tap = 0; tap < task.tap_count; ++tap) {
-    const float* image = task.image + first + task.taps[tap];
+  const int taps = task.channels < kFold ? kFold / task.channels : 1;
+  for (int tap = 0; tap < task.tap_count; tap += taps) {
+    const int count = tap + taps < task.tap_count ? taps : task.tap_count - tap;
     for (int c = 0; c < task.channels; c += kFold) {
-      const int count = c + kFold < task.channels ? kFold : task.channels - c;
-      sum_terms<Pixels, kDirect>(task, image + c * task.channel_step, weight, count, sums);
+      const int channels = c + kFold < task.channels ? kFold : task.channels - c;
+      sum_terms<Pixels, kDirect>(task, task.image + first + c * task.channel_step, task.taps + tap, count,
+                         weight, channels, sums);
       fold(sums, Pixels, totals);
-      weight += count * kLanes;
+      weight += count * channels * kLanes;
     }
   }
   finish<kDirect>(task, totals, first, Pixels);

@@ -154,21 +154,24 @@ void plain(const PlainTask& task) {
   }
 }
 
-void finish(const FinishTask& task) {
+template <bool kFloat>
+void finish_as(const FinishTask& task) {
   const __mmask16 lanes = first_lanes(task.outputs);
-  const __m512 scale = task.scale ? _mm512_loadu_ps(task.scale) : _mm512_setzero_ps();
+  const __m512 scale = kFloat ? _mm512_loadu_ps(task.scale) : _mm512_setzero_ps();
   const __m512 bias = _mm512_loadu_ps(task.bias);
-  for (int p = 0; p < task.pixels; ++p) {
+  std::int32_t* out = static_cast<std::int32_t*>(task.out);  // or floats, of the same size
+  for (int p = 0; p < task.pixels; ++p, out += task.out_step) {
     const __m512i from = _mm512_set1_epi32(task.correction ? task.correction[p] : 0);
-    const __m512i value = _mm512_sub_epi32(from, load(task.sums + p * kBlock));
-    const std::int64_t at = p * task.out_step;
-    if (task.scale)
-      _mm512_mask_storeu_ps(
-          static_cast<float*>(task.out) + at, lanes,
+    __m512i value = _mm512_sub_epi32(from, load(task.sums + p * kBlock));
+    if (kFloat)
+      value = _mm512_castps_si512(
           _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(value), scale), bias));
-    else
-      _mm512_mask_storeu_epi32(static_cast<std::int32_t*>(task.out) + at, lanes, value);
+    _mm512_mask_storeu_epi32(out, lanes, value);
   }
+}
+
+void finish(const FinishTask& task) {
+  task.scale ? finish_as<true>(task) : finish_as<false>(task);
 }
 
 // 16 pixels by 16 channels: four rounds of interleaving registers that are 8, 4, 2, 1 apart.

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "adder/floats.hpp"
+#include "adder/avx512_transpose.hpp"
 #include "common/unroll.hpp"
 
 namespace compactnets::adder {
@@ -32,22 +33,25 @@ __attribute__((noinline)) void fold(const float* sums, int count, float* totals)
     _mm512_store_ps(totals + i, _mm512_add_ps(_mm512_load_ps(totals + i), _mm512_load_ps(sums + i)));
 }
 
-// Sums over `channels` steps, [pixel][block][lane].
+// Sums over `channels` steps of each of `count` taps, [pixel][block][lane].
 template <int Pixels, int Blocks, bool kDirect>
-inline void sum_terms(const DistanceTask& task, const float* image, const float* weight,
-                      int channels, float* out) {
+inline void sum_terms(const DistanceTask& task, const float* first, const std::int32_t* taps,
+                      int count, const float* weight, int channels, float* out) {
   constexpr int kSums = Pixels * Blocks;
   __m512 sums[kSums];
   COMPACTNETS_UNROLL
   for (int i = 0; i < kSums; ++i) sums[i] = _mm512_setzero_ps();
-  for (int c = 0; c < channels; ++c, image += task.channel_step, weight += kLanes) {
-    __m512 w[Blocks];
-    COMPACTNETS_UNROLL
-    for (int b = 0; b < Blocks; ++b) w[b] = _mm512_loadu_ps(weight + b * task.block_step);
-    COMPACTNETS_UNROLL
-    for (int i = 0; i < kSums; ++i) {
-      sums[i] = _mm512_add_ps(sums[i], term<kDirect>(image[i / Blocks], w[i % Blocks]));
-      stay(sums[i]);
+  for (int tap = 0; tap < count; ++tap) {
+    const float* image = first + taps[tap];
+    for (int c = 0; c < channels; ++c, image += task.channel_step, weight += kLanes) {
+      __m512 w[Blocks];
+      COMPACTNETS_UNROLL
+      for (int b = 0; b < Blocks; ++b) w[b] = _mm512_loadu_ps(weight + b * task.block_step);
+      COMPACTNETS_UNROLL
+      for (int i = 0; i < kSums; ++i) {
+        sums[i] = _mm512_add_ps(sums[i], term<kDirect>(image[i / Blocks], w[i % Blocks]));
+        stay(sums[i]);
+      }
     }
   }
   COMPACTNETS_UNROLL
@@ -88,14 +92,17 @@ void tile(const DistanceTask& task, int first) {
   alignas(64) float totals[Pixels * Blocks * kLanes], sums[Pixels * Blocks * kLanes];
   for (int i = 0; i < Pixels * Blocks; ++i)
     _mm512_store_ps(totals + i * kLanes, _mm512_setzero_ps());
+  // Between two folds lie parts of one tap, or several taps of few channels.
   const float* weight = task.weight;
-  for (int tap = 0; tap < task.tap_count; ++tap) {
-    const float* image = task.image + first + task.taps[tap];
+  const int taps = task.channels < kFold ? kFold / task.channels : 1;
+  for (int tap = 0; tap < task.tap_count; tap += taps) {
+    const int count = tap + taps < task.tap_count ? taps : task.tap_count - tap;
     for (int c = 0; c < task.channels; c += kFold) {
-      const int count = c + kFold < task.channels ? kFold : task.channels - c;
-      sum_terms<Pixels, Blocks, kDirect>(task, image + c * task.channel_step, weight, count, sums);
+      const int channels = c + kFold < task.channels ? kFold : task.channels - c;
+      sum_terms<Pixels, Blocks, kDirect>(task, task.image + first + c * task.channel_step, task.taps + tap, count,
+                                 weight, channels, sums);
       fold(sums, Pixels * Blocks, totals);
-      weight += count * kLanes;
+      weight += count * channels * kLanes;
     }
   }
   finish<kDirect>(task, totals, first, Pixels, Blocks);
@@ -155,43 +162,8 @@ void distances(const DistanceTask& task, bool direct) {
 
 int blocks_at_once(int pixels) { return pixels <= kHalf ? 4 : 2; }
 
-// 16 pixels by 16 channels: four rounds of interleaving.
-inline void transpose16(const float* x, std::int64_t x_step, float* out, std::int64_t plane) {
-  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-  const __m512i high =
-      _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-  __m512 a[16], b[16];
-  COMPACTNETS_UNROLL
-  for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(x + i * x_step);
-  COMPACTNETS_UNROLL
-  for (int round = 0; round < 4; ++round) {
-    COMPACTNETS_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      b[2 * i] = _mm512_permutex2var_ps(a[i], low, a[i + 8]);
-      b[2 * i + 1] = _mm512_permutex2var_ps(a[i], high, a[i + 8]);
-    }
-    COMPACTNETS_UNROLL
-    for (int i = 0; i < 16; ++i) a[i] = b[i];
-  }
-  COMPACTNETS_UNROLL
-  for (int i = 0; i < 16; ++i) _mm512_storeu_ps(out + i * plane, a[i]);
-}
-
-void transpose(const float* x, std::int64_t x_step, std::int64_t pixels, std::int64_t channels,
-               float* out, std::int64_t plane) {
-  std::int64_t p = 0;
-  for (; p < pixels; p += 16) {
-    std::int64_t c = 0;
-    for (; p + 16 <= pixels && c + 16 <= channels; c += 16)
-      transpose16(x + p * x_step + c, x_step, out + c * plane + p, plane);
-    for (; c < channels; ++c)
-      for (std::int64_t i = p; i < p + 16 && i < pixels; ++i)
-        out[c * plane + i] = x[i * x_step + c];
-  }
-}
-
 }  // namespace
 
-const FloatOperations avx512_float_operations = {blocks_at_once, distances, transpose};
+const FloatOperations avx512_float_operations = {blocks_at_once, distances, transpose_floats};
 
 }  // namespace compactnets::adder

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "adder/gradient.hpp"
+#include "adder/avx512_transpose.hpp"
 #include "common/unroll.hpp"
 
 namespace compactnets::adder {
@@ -83,17 +84,8 @@ void run(const StreamTask& task) {
 void clip(const StreamTask& task) { run<false>(task); }
 void sign(const StreamTask& task) { run<true>(task); }
 
-void transpose(const float* x, std::int64_t x_step, std::int64_t pixels, std::int64_t channels,
-               float* out, std::int64_t plane) {
-  constexpr std::int64_t kBlock = 16;  // pixels and channels whose cache lines stay at hand
-  for (std::int64_t p = 0; p < pixels; p += kBlock)
-    for (std::int64_t c = 0; c < channels; ++c)
-      for (std::int64_t i = p; i < p + kBlock && i < pixels; ++i)
-        out[c * plane + i] = x[i * x_step + c];
-}
-
 }  // namespace
 
-const StreamOperations avx512_stream_operations = {clip, sign, transpose};
+const StreamOperations avx512_stream_operations = {clip, sign, transpose_floats};
 
 }  // namespace compactnets::adder

@@ -23,11 +23,10 @@ const ByteOperations& operations() {
 #endif
 }
 
-// `pixels` pixels of x, pixel_step elements apart, to out[c * plane + p], flipped.
+// `channels` channels of `pixels` neighbouring pixels of x to out[c * plane + p], flipped.
 void to_planes(const ByteOperations& ops, const ByteConv& conv, const std::uint8_t* x,
-               std::int64_t pixel_step, std::int64_t pixels, std::uint8_t* out,
-               std::int64_t plane) {
-  const std::int64_t channels = conv.geometry.channels;
+               std::int64_t pixels, std::int64_t channels, std::uint8_t* out, std::int64_t plane) {
+  const std::int64_t pixel_step = conv.x.column;
   if (conv.x.channel == 1 && channels > 1)
     return ops.transpose(x, pixel_step, pixels, channels, conv.flip, out, plane);
   for (std::int64_t c = 0; c < channels; ++c) {
@@ -57,7 +56,7 @@ struct Epilogue {
     task.out_step = g.outputs;
   }
 
-  // `pixels` output pixels from flat index `pixel` (images, rows and columns counted through) on.
+  // `pixels` output pixels from flat index `pixel` (rows and columns counted through) on.
   void operator()(const ByteOperations& ops, const ByteConv& conv, std::int64_t block,
                   std::int64_t pixel, const std::int32_t* sums, const std::int32_t* correction,
                   std::int64_t pixels) {
@@ -102,33 +101,18 @@ struct SlidePlan {
   std::int64_t image_bytes() const { return kLead + conv.geometry.channels * plane; }
 };
 
-// Rows [first, last) of the padded image into all planes, and their sums over the channels. The
-// gap in front of each row is written with it, the one behind the last row with that.
-void pack_planes(const SlidePlan& plan, const ByteOperations& ops, std::int64_t image,
-                 std::int64_t first, std::int64_t last, std::uint8_t* planes, std::int32_t* sums) {
+// Channels [first, last) of an image into their planes. Threads share by channels and not by rows:
+// two of them never write to the same cache line.
+void pack_planes(const SlidePlan& plan, const ByteOperations& ops, std::int64_t first,
+                 std::int64_t last, std::uint8_t* planes) {
   const ByteConv& conv = plan.conv;
   const Geometry& g = conv.geometry;
-  const std::int64_t begin = first * plan.row;
-  const std::int64_t end = last == plan.rows ? plan.plane : last * plan.row;
-  const std::int64_t behind = plan.row - g.padding.x - g.in.x;  // of a row; mostly none
-  for (std::int64_t c = 0; c < g.channels; ++c) {
-    std::uint8_t* to = planes + c * plan.plane;
-    for (std::int64_t row = first; row < last; ++row) {
-      const bool inside = g.padding.y <= row && row < g.padding.y + g.in.y;
-      const std::int64_t from = row * plan.row;
-      std::memset(to + from, conv.padding, inside ? g.padding.x : plan.row);
-      if (inside && behind) std::memset(to + from + plan.row - behind, conv.padding, behind);
-    }
-    std::memset(to + last * plan.row, conv.padding, end - last * plan.row);
-  }
-  for (std::int64_t row = std::max(first, g.padding.y); row < std::min(last, g.padding.y + g.in.y);
-       ++row) {
-    const std::uint8_t* x =
-        conv.x.data + image * conv.x.image + (row - g.padding.y) * conv.x.row;
-    to_planes(ops, conv, x, conv.x.column, g.in.x, planes + row * plan.row + g.padding.x,
-              plan.plane);
-  }
-  ops.sum_planes(planes + begin, plan.plane, g.channels, end - begin, sums + begin);
+  const std::uint8_t* x = conv.x.data + first * conv.x.channel;
+  std::uint8_t* out = planes + first * plan.plane;
+  std::memset(out, conv.padding, (last - first) * plan.plane);
+  for (std::int64_t y = 0; y < g.in.y; ++y)
+    to_planes(ops, conv, x + y * conv.x.row, g.in.x, last - first,
+              out + (g.padding.y + y) * plan.row + g.padding.x, plan.plane);
 }
 
 // What the taps of weight 0 behind the kernel's last column add at `count` positions from `first`.
@@ -146,8 +130,8 @@ void sum_spare_taps(const SlidePlan& plan, const std::int32_t* sums, std::int64_
 // Positions [first, last) for one block of outputs. What a tile leaves half done (see SlideTask)
 // the next one completes.
 void slide_positions(const SlidePlan& plan, const ByteOperations& ops, const std::uint8_t* planes,
-                     const std::int32_t* sums, std::int64_t image, std::int64_t block,
-                     std::int64_t first, std::int64_t last) {
+                     const std::int32_t* sums, std::int64_t block, std::int64_t first,
+                     std::int64_t last) {
   const ByteConv& conv = plan.conv;
   const Geometry& g = conv.geometry;
   alignas(64) std::int32_t tile[kTileRows * kBlock];
@@ -172,7 +156,7 @@ void slide_positions(const SlidePlan& plan, const ByteOperations& ops, const std
       const std::int64_t y = at / plan.row, x = at % plan.row;
       const std::int64_t run = std::min(end, (y + 1) * plan.row) - at;
       if (x < g.out.x)
-        finish(ops, conv, block, (image * g.out.y + y) * g.out.x + x,
+        finish(ops, conv, block, y * g.out.x + x,
                tile + (at - position) * kBlock, correction + (at - begin),
                std::min(run, g.out.x - x));
       at += run;
@@ -182,33 +166,35 @@ void slide_positions(const SlidePlan& plan, const ByteOperations& ops, const std
   }
 }
 
+// One image.
 void slide(const ByteConv& conv, const ByteOperations& ops) {
   const SlidePlan plan(conv);
   const Geometry& g = conv.geometry;
   const int threads = useful_threads(g.terms(), kGrain, conv.threads);
-  auto* packed =
-      workspace<std::uint8_t>(Slot::activations, g.images * plan.image_bytes()) + plan.kLead;
-  auto* sums = workspace<std::int32_t>(Slot::sums, g.images * plan.plane);
+  std::uint8_t* planes = workspace<std::uint8_t>(Slot::activations, plan.image_bytes()) + plan.kLead;
+  auto* sums = workspace<std::int32_t>(Slot::sums, plan.plane);
 
-  const std::int64_t pack_step = parts_per_task(plan.rows, g.images, threads);
-  const std::int64_t pack_pieces = ceil_div(plan.rows, pack_step);
-  parallel_for(g.images * pack_pieces, threads, [&](std::size_t task) {
-    const std::int64_t image = static_cast<std::int64_t>(task) / pack_pieces;
-    const std::int64_t first = static_cast<std::int64_t>(task) % pack_pieces * pack_step;
-    std::uint8_t* planes = packed + image * plan.image_bytes();
+  constexpr std::int64_t kChannels = 16;   // that are transposed together
+  constexpr std::int64_t kPositions = 64;  // sums in whole cache lines
+  const std::int64_t chunk = kChannels * parts_per_task(ceil_div(g.channels, kChannels), 1, threads);
+  parallel_for(ceil_div(g.channels, chunk), threads, [&](std::size_t task) {
+    const std::int64_t first = static_cast<std::int64_t>(task) * chunk;
     if (first == 0) std::memset(planes - plan.kLead, conv.padding, plan.kLead);
-    pack_planes(plan, ops, image, first, std::min(first + pack_step, plan.rows), planes,
-                sums + image * plan.plane);
+    pack_planes(plan, ops, first, std::min(first + chunk, g.channels), planes);
+  });
+  const std::int64_t part = kPositions * parts_per_task(plan.plane / kPositions, 1, threads);
+  parallel_for(ceil_div(plan.plane, part), threads, [&](std::size_t task) {
+    const std::int64_t first = static_cast<std::int64_t>(task) * part;
+    ops.sum_planes(planes + first, plan.plane, g.channels, std::min(part, plan.plane - first),
+                   sums + first);
   });
 
-  const std::int64_t step = parts_per_task(plan.positions, g.images * plan.blocks, threads);
+  const std::int64_t step = parts_per_task(plan.positions, plan.blocks, threads);
   const std::int64_t pieces = ceil_div(plan.positions, step);
-  parallel_for(g.images * plan.blocks * pieces, threads, [&](std::size_t task) {
-    const std::int64_t index = static_cast<std::int64_t>(task);
-    const std::int64_t image = index / pieces / plan.blocks;
-    const std::int64_t first = index % pieces * step;
-    slide_positions(plan, ops, packed + image * plan.image_bytes(), sums + image * plan.plane,
-                    image, index / pieces % plan.blocks, first,
+  parallel_for(plan.blocks * pieces, threads, [&](std::size_t task) {
+    const std::int64_t block = static_cast<std::int64_t>(task) / pieces;
+    const std::int64_t first = static_cast<std::int64_t>(task) % pieces * step;
+    slide_positions(plan, ops, planes, sums, block, first,
                     std::min(first + step, plan.positions));
   });
 }
@@ -259,12 +245,11 @@ void pack_padding(const ByteConv& conv, std::int64_t first, std::uint8_t* out) {
     out[c] = first + c < conv.geometry.channels ? conv.padding : 0;
 }
 
-void pack_plain_row(const PlainPlan& plan, std::int64_t image, std::int64_t row,
-                    std::uint8_t* out) {
+void pack_plain_row(const PlainPlan& plan, std::int64_t row, std::uint8_t* out) {
   const ByteConv& conv = plan.conv;
   const Geometry& g = conv.geometry;
   const std::int64_t y = row - g.padding.y;
-  const std::uint8_t* x = conv.x.data + image * conv.x.image + y * conv.x.row;
+  const std::uint8_t* x = conv.x.data + y * conv.x.row;
   const std::int64_t phases = std::min(g.stride.x, g.kernel.x);
   for (std::int64_t phase = 0; phase < phases; ++phase)
     for (std::int64_t group = 0; group < plan.groups; ++group)
@@ -279,7 +264,7 @@ void pack_plain_row(const PlainPlan& plan, std::int64_t image, std::int64_t row,
 
 // Rows [first, last) of the output for one block.
 void plain_rows(const PlainPlan& plan, const ByteOperations& ops, const std::uint8_t* packed,
-                std::int64_t image, std::int64_t block, std::int64_t first, std::int64_t last) {
+                std::int64_t block, std::int64_t first, std::int64_t last) {
   const ByteConv& conv = plan.conv;
   const Geometry& g = conv.geometry;
   alignas(64) std::int32_t tile[kTileRows * kBlock];
@@ -294,32 +279,29 @@ void plain_rows(const PlainPlan& plan, const ByteOperations& ops, const std::uin
       task.image = packed + y * g.stride.y * plan.row + x * kGroup;
       task.pixels = static_cast<int>(std::min<std::int64_t>(g.out.x - x, kTileRows));
       ops.plain(task);
-      finish(ops, conv, block, (image * g.out.y + y) * g.out.x + x, tile, nullptr, task.pixels);
+      finish(ops, conv, block, y * g.out.x + x, tile, nullptr, task.pixels);
     }
 }
 
+// One image.
 void plain(const ByteConv& conv, const ByteOperations& ops) {
   const PlainPlan plan(conv);
   const Geometry& g = conv.geometry;
   const int threads = useful_threads(g.terms(), kGrain, conv.threads);
-  const std::int64_t image_bytes = plan.rows * plan.row;
-  auto* packed = workspace<std::uint8_t>(Slot::activations, g.images * image_bytes);
+  auto* packed = workspace<std::uint8_t>(Slot::activations, plan.rows * plan.row);
 
-  const std::int64_t pack_rows = g.images * plan.rows;
-  const std::int64_t pack_step = parts_per_task(pack_rows, 1, threads);
-  parallel_for(ceil_div(pack_rows, pack_step), threads, [&](std::size_t task) {
+  const std::int64_t pack_step = parts_per_task(plan.rows, 1, threads);
+  parallel_for(ceil_div(plan.rows, pack_step), threads, [&](std::size_t task) {
     const std::int64_t first = static_cast<std::int64_t>(task) * pack_step;
-    for (std::int64_t row = first; row < std::min(first + pack_step, pack_rows); ++row)
-      pack_plain_row(plan, row / plan.rows, row % plan.rows, packed + row * plan.row);
+    for (std::int64_t row = first; row < std::min(first + pack_step, plan.rows); ++row)
+      pack_plain_row(plan, row, packed + row * plan.row);
   });
 
-  const std::int64_t step = parts_per_task(g.out.y, g.images * plan.blocks, threads);
+  const std::int64_t step = parts_per_task(g.out.y, plan.blocks, threads);
   const std::int64_t pieces = ceil_div(g.out.y, step);
-  parallel_for(g.images * plan.blocks * pieces, threads, [&](std::size_t task) {
-    const std::int64_t index = static_cast<std::int64_t>(task);
-    const std::int64_t image = index / pieces / plan.blocks;
-    const std::int64_t first = index % pieces * step;
-    plain_rows(plan, ops, packed + image * image_bytes, image, index / pieces % plan.blocks, first,
+  parallel_for(plan.blocks * pieces, threads, [&](std::size_t task) {
+    const std::int64_t first = static_cast<std::int64_t>(task) % pieces * step;
+    plain_rows(plan, ops, packed, static_cast<std::int64_t>(task) / pieces, first,
                std::min(first + step, g.out.y));
   });
 }
@@ -329,7 +311,15 @@ void plain(const ByteConv& conv, const ByteOperations& ops) {
 void convolve_bytes(const ByteConv& conv) {
   const Geometry& g = conv.geometry;
   if (g.images == 0 || g.out.y <= 0 || g.out.x <= 0 || g.outputs == 0) return;
-  slides(g) ? slide(conv, operations()) : plain(conv, operations());
+  each_image(g.images, useful_threads(g.terms(), kGrain, conv.threads),
+             [&](std::int64_t image, int threads) {
+               ByteConv one = conv;
+               one.geometry.images = 1;
+               one.threads = threads;
+               one.x.data += image * conv.x.image;
+               one.y = static_cast<std::int32_t*>(conv.y) + image * g.out.y * g.out.x * g.outputs;
+               slides(g) ? slide(one, operations()) : plain(one, operations());
+             });
 }
 
 }  // namespace compactnets::adder

@@ -176,11 +176,8 @@ bool compute(const Plan& plan, const FloatOperations& ops, const Packed& packed,
                     largest_sum.load() <= kCancellation * largest_result.load());
 }
 
-}  // namespace
-
-void convolve_floats(const FloatConv& conv) {
+void convolve_image(const FloatConv& conv) {
   const Geometry& g = conv.geometry;
-  if (g.images == 0 || g.out.y <= 0 || g.out.x <= 0 || g.outputs == 0) return;
   const Plan plan(conv);
   const FloatOperations& ops = operations();
   const int threads = useful_threads(g.terms(), kGrain, conv.threads);
@@ -205,6 +202,22 @@ void convolve_floats(const FloatConv& conv) {
                       !weights_finite(plan);
   const Packed packed{image, windows};
   if (!compute(plan, ops, packed, direct, threads)) compute(plan, ops, packed, true, threads);
+}
+
+}  // namespace
+
+void convolve_floats(const FloatConv& conv) {
+  const Geometry& g = conv.geometry;
+  if (g.images == 0 || g.out.y <= 0 || g.out.x <= 0 || g.outputs == 0) return;
+  each_image(g.images, useful_threads(g.terms(), kGrain, conv.threads),
+             [&](std::int64_t image, int threads) {
+               FloatConv one = conv;
+               one.geometry.images = 1;
+               one.threads = threads;
+               one.x.data += image * conv.x.image;
+               one.y += image * g.out.y * g.out.x * g.outputs;
+               convolve_image(one);
+             });
 }
 
 }  // namespace compactnets::adder

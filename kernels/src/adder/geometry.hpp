@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "common/team.hpp"
+
 namespace compactnets::adder {
 
 struct Size2 {
@@ -40,6 +42,17 @@ inline std::int64_t parts_per_task(std::int64_t parts, std::int64_t others, int 
 inline int useful_threads(double terms, double grain, int threads) {
   const double useful = terms / grain;
   return useful < 1.0 ? 1 : useful < threads ? static_cast<int>(useful) : threads;
+}
+
+// body(image, threads) for each image: many images side by side with a thread each, whose packed
+// image then stays in that thread's cache; a few one after the other with all threads. What is
+// computed for an image depends on that image alone.
+template <typename Body>
+void each_image(std::int64_t images, int threads, const Body& body) {
+  if (threads > 1 && images >= 2 * threads)
+    return parallel_for(static_cast<std::size_t>(images), threads,
+                        [&](std::size_t image) { body(static_cast<std::int64_t>(image), 1); });
+  for (std::int64_t image = 0; image < images; ++image) body(image, threads);
 }
 
 }  // namespace compactnets::adder

@@ -96,28 +96,8 @@ void input_row(const InputPlan& plan, const StreamOperations& ops, const float* 
   }
 }
 
-// ---- with respect to w
-
-// A row of x with its padding, channels filled up to whole blocks.
-void pack_input_row(const Gradient& gradient, std::int64_t image, std::int64_t row,
-                    std::int64_t columns, std::int64_t step, float* out) {
+void image_gradient(const Gradient& gradient) {
   const Geometry& g = gradient.geometry;
-  const std::int64_t y = row - g.padding.y;
-  for (std::int64_t column = 0; column < columns; ++column, out += step) {
-    const std::int64_t at = column - g.padding.x;
-    const bool inside = 0 <= y && y < g.in.y && 0 <= at && at < g.in.x;
-    const float* pixel = gradient.x + ((image * g.in.y + y) * g.in.x + at) * g.channels;
-    const std::int64_t valid = inside ? g.channels : 0;
-    if (valid) std::copy_n(pixel, valid, out);
-    std::fill_n(out + valid, step - valid, 0.0f);
-  }
-}
-
-}  // namespace
-
-void input_gradient(const Gradient& gradient) {
-  const Geometry& g = gradient.geometry;
-  if (g.images == 0 || g.in.y == 0 || g.in.x == 0) return;
   const InputPlan plan(gradient);
   const StreamOperations& ops = operations();
   const int threads = useful_threads(g.terms(), kGrain, gradient.threads);
@@ -140,6 +120,41 @@ void input_gradient(const Gradient& gradient) {
     for (std::int64_t y = first; y < std::min(first + step, g.in.y); ++y)
       input_row(plan, ops, packed, image, block, y, streams, factors);
   });
+}
+
+// ---- with respect to w
+
+// A row of x with its padding, channels filled up to whole blocks.
+void pack_input_row(const Gradient& gradient, std::int64_t image, std::int64_t row,
+                    std::int64_t columns, std::int64_t step, float* out) {
+  const Geometry& g = gradient.geometry;
+  const std::int64_t y = row - g.padding.y;
+  for (std::int64_t column = 0; column < columns; ++column, out += step) {
+    const std::int64_t at = column - g.padding.x;
+    const bool inside = 0 <= y && y < g.in.y && 0 <= at && at < g.in.x;
+    const float* pixel = gradient.x + ((image * g.in.y + y) * g.in.x + at) * g.channels;
+    const std::int64_t valid = inside ? g.channels : 0;
+    if (valid) std::copy_n(pixel, valid, out);
+    std::fill_n(out + valid, step - valid, 0.0f);
+  }
+}
+
+}  // namespace
+
+void input_gradient(const Gradient& gradient) {
+  const Geometry& g = gradient.geometry;
+  if (g.images == 0 || g.in.y == 0 || g.in.x == 0) return;
+  each_image(g.images, useful_threads(g.terms(), kGrain, gradient.threads),
+             [&](std::int64_t image, int threads) {
+               const std::int64_t first = image * g.in.y * g.in.x * g.channels;
+               Gradient one = gradient;
+               one.geometry.images = 1;
+               one.threads = threads;
+               one.x += first;
+               one.result += first;
+               one.grad.data += image * gradient.grad.image;
+               image_gradient(one);
+             });
 }
 
 void weight_sign_gradient(const Gradient& gradient) {
