@@ -224,42 +224,54 @@ struct PlainPlan {
   }
 };
 
-// Eight channels from `first` of one pixel into 8 bytes; spare ones are 0.
-void pack_group(const ByteConv& conv, const std::uint8_t* pixel, std::int64_t first,
-                std::uint8_t* out) {
-  const std::int64_t count = std::min<std::int64_t>(conv.geometry.channels - first, kGroup);
-  if (count == kGroup && conv.x.channel == 1) {
-    std::uint64_t bytes;
-    std::memcpy(&bytes, pixel + first, sizeof(bytes));
-    bytes ^= 0x0101010101010101u * conv.flip;
-    std::memcpy(out, &bytes, sizeof(bytes));
-    return;
-  }
-  std::memset(out, 0, kGroup);
-  for (std::int64_t c = 0; c < count; ++c)
-    out[c] = pixel[(first + c) * conv.x.channel] ^ conv.flip;
+// `columns` times the same 8 bytes: zero in every channel that there is, spare ones 0.
+void pad_group(const ByteConv& conv, std::int64_t first, std::int64_t columns, std::uint8_t* out) {
+  for (std::int64_t column = 0; column < columns; ++column, out += kGroup)
+    for (std::int64_t c = 0; c < kGroup; ++c)
+      out[c] = first + c < conv.geometry.channels ? conv.padding : 0;
 }
 
-void pack_padding(const ByteConv& conv, std::int64_t first, std::uint8_t* out) {
-  for (std::int64_t c = 0; c < kGroup; ++c)
-    out[c] = first + c < conv.geometry.channels ? conv.padding : 0;
+// Eight channels from `first` of `columns` pixels, x_step apart; spare ones are 0.
+void pack_group(const ByteConv& conv, const std::uint8_t* x, std::int64_t x_step,
+                std::int64_t first, std::int64_t columns, std::uint8_t* out) {
+  const std::int64_t count = std::min<std::int64_t>(conv.geometry.channels - first, kGroup);
+  if (count == kGroup && conv.x.channel == 1) {
+    const std::uint64_t flips = 0x0101010101010101u * conv.flip;
+    for (std::int64_t column = 0; column < columns; ++column, out += kGroup) {
+      std::uint64_t bytes;
+      std::memcpy(&bytes, x + column * x_step + first, sizeof(bytes));
+      bytes ^= flips;
+      std::memcpy(out, &bytes, sizeof(bytes));
+    }
+    return;
+  }
+  for (std::int64_t column = 0; column < columns; ++column, out += kGroup)
+    for (std::int64_t c = 0; c < kGroup; ++c)
+      out[c] = c < count ? x[column * x_step + (first + c) * conv.x.channel] ^ conv.flip : 0;
 }
 
 void pack_plain_row(const PlainPlan& plan, std::int64_t row, std::uint8_t* out) {
   const ByteConv& conv = plan.conv;
   const Geometry& g = conv.geometry;
   const std::int64_t y = row - g.padding.y;
-  const std::uint8_t* x = conv.x.data + y * conv.x.row;
+  const bool inside = 0 <= y && y < g.in.y;
   const std::int64_t phases = std::min(g.stride.x, g.kernel.x);
-  for (std::int64_t phase = 0; phase < phases; ++phase)
-    for (std::int64_t group = 0; group < plan.groups; ++group)
-      for (std::int64_t column = 0; column < plan.columns; ++column, out += kGroup) {
-        const std::int64_t at = column * g.stride.x + phase - g.padding.x;
-        if (0 <= y && y < g.in.y && 0 <= at && at < g.in.x)
-          pack_group(conv, x + at * conv.x.column, group * kGroup, out);
-        else
-          pack_padding(conv, group * kGroup, out);
-      }
+  for (std::int64_t phase = 0; phase < phases; ++phase) {
+    // Columns [begin, end) lie in the image.
+    const std::int64_t before = std::max<std::int64_t>(g.padding.x - phase, 0);
+    const std::int64_t begin = std::min(ceil_div(before, g.stride.x), plan.columns);
+    const std::int64_t reach = std::max<std::int64_t>(g.in.x + g.padding.x - phase, 0);
+    const std::int64_t end =
+        inside ? std::clamp(ceil_div(reach, g.stride.x), begin, plan.columns) : begin;
+    const std::int64_t first_pixel = begin * g.stride.x + phase - g.padding.x;
+    for (std::int64_t group = 0; group < plan.groups; ++group, out += plan.columns * kGroup) {
+      pad_group(conv, group * kGroup, begin, out);
+      if (begin < end)
+        pack_group(conv, conv.x.data + y * conv.x.row + first_pixel * conv.x.column,
+                   g.stride.x * conv.x.column, group * kGroup, end - begin, out + begin * kGroup);
+      pad_group(conv, group * kGroup, plan.columns - end, out + end * kGroup);
+    }
+  }
 }
 
 // Rows [first, last) of the output for one block.

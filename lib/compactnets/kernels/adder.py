@@ -120,8 +120,8 @@ def _check_tensors(x: Tensor, packed: Tensor, scale: Tensor | None, bias: Tensor
 
 def _shapes(x, packed, scale, bias):
     """The first arguments of _output_shape."""
-    optional = (None if value is None else value.shape for value in (scale, bias))
-    return x.dtype, x.shape, packed.shape, *optional
+    scales, biases = (None if value is None else value.shape for value in (scale, bias))
+    return x.dtype, x.shape, packed.shape, scales, biases
 
 
 def _memory_format(x: Tensor) -> torch.memory_format:
