@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -631,6 +632,50 @@ check(1, 9, 6, 1, 1, (3, 5), (1, 1), (7, 9))
 check(0, 64, 16, 4, 4, (3, 3))
 print(kernels.isa())
 """
+
+
+GUARD = """
+import torch
+from guarded import check, guarded
+from compactnets.kernels import AdderConv2d, AdderLinear, adder_conv2d
+torch.manual_seed(0)
+for channels, outputs, size, kernel, more in (
+    (64, 32, 9, 3, {"padding": 1}), (33, 17, 5, 3, {"padding": 1}), (7, 3, 4, 1, {}),
+    (40, 20, 16, 3, {"padding": 1, "stride": 2}), (1, 1, 1, 1, {}), (96, 40, 7, 5, {"padding": 2}),
+):
+    for step in (None, 0.05):
+        weight = torch.randn(outputs, channels, kernel, kernel)
+        layer = AdderConv2d(weight, torch.randn(outputs), torch.randn(outputs), step=step, **more)
+        for batch in (1, 2):
+            x = torch.randn(batch, channels, size, size)
+            codes = (20 * x).to(torch.int8)
+            for values in (x, codes) if step else (x,):
+                check(layer, values)
+                check(layer, values.contiguous(memory_format=torch.channels_last))
+for rule in ("hardtanh", "sign"):
+    for end in (True, False):
+        x = guarded(torch.randn(2, 19, 5, 7), end).requires_grad_()
+        weight = guarded(torch.randn(17, 19, 3, 3), end).requires_grad_()
+        to_weight = "sign" if rule == "sign" else "difference"
+        y = adder_conv2d(x, weight, 1, 1, input_gradient=rule, weight_gradient=to_weight)
+        torch.autograd.grad(y, (x, weight), guarded(torch.ones_like(y), end))
+check(AdderLinear(torch.randn(7, 33), step=0.05), torch.randn(5, 33))
+print("end")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by mprotect")
+@pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])
+def test_no_path_reads_beyond_its_inputs(isa):
+    environment = {**os.environ, "COMPACTNETS_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", GUARD],
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+    )
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])

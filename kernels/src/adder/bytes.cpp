@@ -15,12 +15,8 @@ namespace {
 constexpr double kGrain = 4e6;  // terms that pay for waking a thread
 
 const ByteOperations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<ByteOperations>(nullptr, &avx512_byte_operations, &avx2_byte_operations,
-                              portable_byte_operations);
-#else
-  return portable_byte_operations;
-#endif
+  return pick<ByteOperations>(nullptr, COMPACTNETS_AVX512(avx512_byte_operations),
+                              COMPACTNETS_AVX2(avx2_byte_operations), portable_byte_operations);
 }
 
 // `channels` channels of `pixels` neighbouring pixels of x to out[c * plane + p], flipped.

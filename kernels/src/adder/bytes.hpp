@@ -88,10 +88,8 @@ struct ByteOperations {
 };
 
 extern const ByteOperations portable_byte_operations;
-#ifdef COMPACTNETS_X86
 extern const ByteOperations avx2_byte_operations;
 extern const ByteOperations avx512_byte_operations;
-#endif
 
 // Whether a convolution takes the sliding way.
 inline bool slides(const Geometry& g) {

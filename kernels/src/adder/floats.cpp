@@ -18,12 +18,8 @@ constexpr double kGrain = 1e6;        // terms that pay for waking a thread
 constexpr float kCancellation = 4.0f;  // largest sum of maxima beside the largest result
 
 const FloatOperations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<FloatOperations>(nullptr, &avx512_float_operations, &avx2_float_operations,
-                               portable_float_operations);
-#else
-  return portable_float_operations;
-#endif
+  return pick<FloatOperations>(nullptr, COMPACTNETS_AVX512(avx512_float_operations),
+                              COMPACTNETS_AVX2(avx2_float_operations), portable_float_operations);
 }
 
 struct Plan {

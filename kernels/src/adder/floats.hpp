@@ -56,10 +56,8 @@ struct FloatOperations {
 };
 
 extern const FloatOperations portable_float_operations;
-#ifdef COMPACTNETS_X86
 extern const FloatOperations avx2_float_operations;
 extern const FloatOperations avx512_float_operations;
-#endif
 
 struct FloatConv {
   Geometry geometry;

@@ -14,12 +14,8 @@ namespace {
 constexpr double kGrain = 1e6;  // terms that pay for waking a thread
 
 const StreamOperations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<StreamOperations>(nullptr, &avx512_stream_operations, &avx2_stream_operations,
-                                portable_stream_operations);
-#else
-  return portable_stream_operations;
-#endif
+  return pick<StreamOperations>(nullptr, COMPACTNETS_AVX512(avx512_stream_operations),
+                              COMPACTNETS_AVX2(avx2_stream_operations), portable_stream_operations);
 }
 
 // ---- with respect to x

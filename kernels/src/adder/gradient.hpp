@@ -45,10 +45,8 @@ struct StreamOperations {
 };
 
 extern const StreamOperations portable_stream_operations;
-#ifdef COMPACTNETS_X86
 extern const StreamOperations avx2_stream_operations;
 extern const StreamOperations avx512_stream_operations;
-#endif
 
 // x, grad: channels_last and dense; so are the results.
 struct Gradient {
