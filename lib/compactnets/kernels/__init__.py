@@ -1,6 +1,14 @@
 """Compiled operators, each with a reference in PyTorch: torch custom ops and layers on them."""
 
 from compactnets.kernels import binary_conv
+from compactnets.kernels.adder import (
+    adder_conv2d_packed,
+    adder_conv2d_packed_reference,
+    adder_distances,
+    pack_adder_weight,
+)
+from compactnets.kernels.adder_gradient import adder_conv2d
+from compactnets.kernels.adder_layers import AdderConv2d, AdderLinear, adder_codes
 from compactnets.kernels.binary_conv import binary_conv2d, binary_conv2d_reference
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
 from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
@@ -32,6 +40,8 @@ from compactnets.kernels.sparse_layers import (
 from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
 
 __all__ = [
+    "AdderConv2d",
+    "AdderLinear",
     "BinaryConv2d",
     "BinaryLinear",
     "LowBitConv2d",
@@ -44,6 +54,11 @@ __all__ = [
     "CSRLinear",
     "Int8Conv2d",
     "Int8Linear",
+    "adder_codes",
+    "adder_conv2d",
+    "adder_conv2d_packed",
+    "adder_conv2d_packed_reference",
+    "adder_distances",
     "available",
     "binary_conv",
     "binary_conv2d",
@@ -65,5 +80,6 @@ __all__ = [
     "sparse_conv2d_reference",
     "sparse_linear",
     "sparse_linear_reference",
+    "pack_adder_weight",
     "supported",
 ]
