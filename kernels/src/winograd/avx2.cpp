@@ -4,7 +4,7 @@
 
 namespace compactnets::winograd {
 
-const Operations avx2_operations = {transform_input<Lanes>, multiply<Lanes, 6>,
-                                      transform_output<Lanes>};
+const Operations avx2_operations = {transform_input<Lanes>, spread<Lanes>,
+                                      multiply<Lanes, 6>, transform_output<Lanes>};
 
 }  // namespace compactnets::winograd

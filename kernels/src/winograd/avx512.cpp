@@ -5,7 +5,7 @@
 
 namespace compactnets::winograd {
 
-const Operations avx512_operations = {transform_input<Lanes>, multiply<Lanes, 14>,
-                                      transform_output<Lanes>};
+const Operations avx512_operations = {transform_input<Lanes>, spread<Lanes>,
+                                      multiply<Lanes, 14>, transform_output<Lanes>};
 
 }  // namespace compactnets::winograd

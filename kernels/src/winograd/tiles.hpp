@@ -20,8 +20,8 @@ inline void input_step(V& a, V& b, V& c, V& d) {
 
 // Depth and rows of one column of pixels: 16 vectors in, 16 out.
 template <typename L, bool kWhole>
-inline void transform_column(const float* const* rows, std::int64_t offset, int count,
-                             float* scratch) {
+inline void transform_column(const float* const* rows, std::int64_t offset, int count, float* x,
+                             std::int64_t step) {
   typename L::Type v[16];
   COMPACTNETS_UNROLL
   for (int i = 0; i < 16; ++i)
@@ -31,49 +31,79 @@ inline void transform_column(const float* const* rows, std::int64_t offset, int 
   COMPACTNETS_UNROLL
   for (int i = 0; i < 4; ++i) input_step(v[i], v[4 + i], v[8 + i], v[12 + i]);
   COMPACTNETS_UNROLL
-  for (int i = 0; i < 16; ++i) L::store(scratch + i * L::kCount, v[i]);
+  for (int i = 0; i < 16; ++i) L::store(x + i * step, v[i]);
 }
 
-// Neighbouring tiles share two columns: depth and rows are transformed once per column, then the
-// columns of one (depth, row) after the other, carrying the shared two along.
+// Neighbouring tiles share two columns, whose depth and rows are transformed once.
 template <typename L>
 void transform_input(const InputStrip& strip) {
-  constexpr int kColumn = 16 * L::kCount;
-  const int columns = 2 * strip.tiles + 2;
-  for (int first = 0; first < strip.channels; first += L::kCount) {
-    const int count = strip.channels - first;
-    for (int c = 0; c < columns; ++c) {
-      const std::int64_t column = strip.first_column + c;
-      float* scratch = strip.scratch + c * kColumn;
+  for (int c = 0; c < 2 * strip.tiles + 2; ++c) {
+    const std::int64_t column = strip.first_column + c;
+    const bool inside = column >= 0 && column < strip.columns;
+    for (int first = 0; first < strip.channels; first += L::kCount) {
+      const int count = strip.channels - first;
+      float* x = strip.x + first / kRow * strip.block_step + c * kRow + first % kRow;
       const std::int64_t offset = column * strip.column_step + first;
-      if (column < 0 || column >= strip.columns)
-        for (int i = 0; i < 16; ++i) L::store(scratch + i * L::kCount, L::zero());
+      if (!inside)
+        for (int i = 0; i < 16; ++i) L::store(x + i * strip.i_step, L::zero());
       else if (count >= L::kCount)
-        transform_column<L, true>(strip.rows, offset, count, scratch);
+        transform_column<L, true>(strip.rows, offset, count, x, strip.i_step);
       else
-        transform_column<L, false>(strip.rows, offset, count, scratch);
-    }
-    float* v = strip.v + first / kRow * strip.block_step + first % kRow;
-    for (int i = 0; i < 16; ++i, v += 4 * strip.position_step) {
-      const float* scratch = strip.scratch + i * L::kCount;
-      typename L::Type a = L::load(scratch), b = L::load(scratch + kColumn);
-      float *v0 = v, *v1 = v0 + strip.position_step, *v2 = v1 + strip.position_step,
-            *v3 = v2 + strip.position_step;
-      for (int t = 0; t < strip.tiles; ++t) {
-        scratch += 2 * kColumn;
-        const typename L::Type c = L::load(scratch), d = L::load(scratch + kColumn);
-        L::store(v0 + t * kRow, a - c);
-        L::store(v1 + t * kRow, b + c);
-        L::store(v2 + t * kRow, c - b);
-        L::store(v3 + t * kRow, b - d);
-        a = c;
-        b = d;
-      }
+        transform_column<L, false>(strip.rows, offset, count, x, strip.i_step);
     }
   }
 }
 
-// kTiles rows by kVectors vectors of M, summed over the kept channels.
+// One row of B' along the columns: x[kFirst] - x[kSecond], or their sum.
+template <typename L, int kFirst, int kSecond, bool kSum>
+inline void spread_column(const Spread& spread) {
+  for (int first = 0; first < spread.channels; first += L::kCount) {
+    const float* x = spread.x + first / kRow * spread.x_block_step + first % kRow;
+    float* v = spread.v + first / kRow * spread.v_block_step + first % kRow;
+    for (int t = 0; t < spread.tiles; ++t, x += 2 * kRow, v += kRow) {
+      const typename L::Type a = L::load(x + kFirst * kRow), b = L::load(x + kSecond * kRow);
+      L::store(v, kSum ? a + b : a - b);
+    }
+  }
+}
+
+template <typename L>
+void spread(const Spread& spread) {
+  switch (spread.column) {
+    case 0: return spread_column<L, 0, 2, false>(spread);
+    case 1: return spread_column<L, 1, 2, true>(spread);
+    case 2: return spread_column<L, 2, 1, false>(spread);
+    default: return spread_column<L, 1, 3, false>(spread);
+  }
+}
+
+// A column of A' along the columns: what a sum adds to the two columns of Y.
+template <typename L>
+inline void add_to(float* y, typename L::Type sum, int column) {
+  float* const second = y + kRow;
+  switch (column) {
+    case 0: return L::store(y, sum);
+    case 1:
+      L::store(y, L::load(y) + sum);
+      return L::store(second, sum);
+    case 2:
+      L::store(y, L::load(y) + sum);
+      return L::store(second, L::load(second) - sum);
+    default: return L::store(second, L::load(second) - sum);
+  }
+}
+
+template <typename L, int kTiles, int kVectors>
+inline void add_tile(float* y, const typename L::Type (&sums)[kTiles][kVectors], int column) {
+  COMPACTNETS_UNROLL
+  for (int t = 0; t < kTiles; ++t) {
+    COMPACTNETS_UNROLL
+    for (int j = 0; j < kVectors; ++j)
+      add_to<L>(y + 2 * t * kRow + j * L::kCount, sums[t][j], column);
+  }
+}
+
+// kTiles rows by kVectors vectors of M, summed over the kept channels and added to Y.
 template <typename L, int kTiles, int kVectors>
 inline void multiply_tile(const Product& p, int tile, int column) {
   typename L::Type sums[kTiles][kVectors];
@@ -97,11 +127,12 @@ inline void multiply_tile(const Product& p, int tile, int column) {
       for (int j = 0; j < kVectors; ++j) sums[t][j] = L::fma(value, weights[j], sums[t][j]);
     }
   }
-  float* m = p.m + tile * kRow + column;
-  COMPACTNETS_UNROLL
-  for (int t = 0; t < kTiles; ++t) {
-    COMPACTNETS_UNROLL
-    for (int j = 0; j < kVectors; ++j) L::store(m + t * kRow + j * L::kCount, sums[t][j]);
+  float* y = p.y + 2 * tile * kRow + column;
+  switch (p.column) {  // outside of the loops over the sums
+    case 0: return add_tile<L, kTiles, kVectors>(y, sums, 0);
+    case 1: return add_tile<L, kTiles, kVectors>(y, sums, 1);
+    case 2: return add_tile<L, kTiles, kVectors>(y, sums, 2);
+    default: return add_tile<L, kTiles, kVectors>(y, sums, 3);
   }
 }
 
@@ -144,59 +175,43 @@ inline void output_step(const V& a, const V& b, const V& c, const V& d, V& first
   second = difference - d;
 }
 
-// One tile, one vector of outputs: 64 vectors in, 8 out. By columns, so that no more than
-// 16 finished and 8 unfinished vectors are alive.
+// A' along depth and rows of one column of a tile: 16 vectors in, 2x2 out.
 template <typename L>
-inline void output_tile(const float* m, std::int64_t step, typename L::Type bias,
-                        typename L::Type (&out)[2][2][2]) {
+inline void output_column(const float* folded, std::int64_t step, typename L::Type bias,
+                          typename L::Type (&out)[2][2]) {
   using V = typename L::Type;
-  V done[2][2][4];
+  V depth[2][4];
   COMPACTNETS_UNROLL
-  for (int w = 0; w < 4; ++w) {
-    V depth[2][4];
-    COMPACTNETS_UNROLL
-    for (int h = 0; h < 4; ++h) {
-      const float* p = m + (4 * h + w) * step;
-      output_step<V>(L::load(p), L::load(p + 16 * step), L::load(p + 32 * step),
-                     L::load(p + 48 * step), depth[0][h], depth[1][h]);
-    }
-    COMPACTNETS_UNROLL
-    for (int d = 0; d < 2; ++d)
-      output_step<V>(depth[d][0], depth[d][1], depth[d][2], depth[d][3], done[d][0][w],
-                     done[d][1][w]);
+  for (int h = 0; h < 4; ++h) {
+    const float* p = folded + h * step;
+    output_step<V>(L::load(p), L::load(p + 4 * step), L::load(p + 8 * step),
+                   L::load(p + 12 * step), depth[0][h], depth[1][h]);
   }
   COMPACTNETS_UNROLL
   for (int d = 0; d < 2; ++d) {
-    COMPACTNETS_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      output_step<V>(done[d][h][0], done[d][h][1], done[d][h][2], done[d][h][3], out[d][h][0],
-                     out[d][h][1]);
-      out[d][h][0] = out[d][h][0] + bias;
-      out[d][h][1] = out[d][h][1] + bias;
-    }
+    output_step<V>(depth[d][0], depth[d][1], depth[d][2], depth[d][3], out[d][0], out[d][1]);
+    out[d][0] = out[d][0] + bias;
+    out[d][1] = out[d][1] + bias;
   }
 }
 
 template <typename L>
 void transform_output(const OutputStrip& strip) {
-  for (int t = 0; t < strip.tiles; ++t) {
-    const std::int64_t left = strip.columns - 2 * t;
-    const int columns = left < 2 ? 1 : 2;
+  const int columns = static_cast<int>(
+      strip.columns < 2 * strip.tiles ? strip.columns : 2 * strip.tiles);
+  for (int c = 0; c < columns; ++c)
     for (int first = 0; first < strip.outputs; first += L::kCount) {
       const int count = strip.outputs - first;
-      typename L::Type out[2][2][2];
-      output_tile<L>(strip.m + t * kRow + first, strip.position_step,
-                     L::load_first(strip.bias + first, count), out);
-      float* y = strip.y + 2 * t * strip.column_step + first;
+      typename L::Type out[2][2];
+      output_column<L>(strip.folded + c * kRow + first, strip.i_step,
+                       L::load_first(strip.bias + first, count), out);
+      float* y = strip.y + c * strip.column_step + first;
       COMPACTNETS_UNROLL
-      for (int i = 0; i < 8; ++i) {
-        const int d = i / 4, h = i / 2 % 2, w = i % 2;
-        if (d < strip.depths && h < strip.rows && w < columns)
-          L::store_first(y + d * strip.depth_step + h * strip.row_step + w * strip.column_step,
-                         out[d][h][w], count);
-      }
+      for (int i = 0; i < 4; ++i)
+        if (i / 2 < strip.depths && i % 2 < strip.rows)
+          L::store_first(y + i / 2 * strip.depth_step + i % 2 * strip.row_step, out[i / 2][i % 2],
+                         count);
     }
-  }
 }
 
 }  // namespace

@@ -27,37 +27,48 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 // Tiles [first, first + count) of row `row` of tiles of slice `depth` of image `image`.
 struct Run {
   std::int64_t image, depth, row, first, count;
+  std::int64_t tile, column;  // where they begin among the block's tiles, and in X
 };
 
+// Sizes, and the steps (in floats) of a block's intermediate results.
 struct Plan {
   const Conv& conv;
   Size3 tiles;
-  std::int64_t all_tiles, block, channel_blocks;
-  std::int64_t v_block, v_position, m_position;  // steps in floats
-  std::int64_t padded_outputs;
-  std::vector<std::int32_t> offsets;             // in V of the kept channels, position by position
-  std::vector<std::int64_t> first, u_offset;     // of each position in offsets and in U
-  std::vector<float> bias;                       // zeros if there is none
+  std::int64_t all_tiles, block, channel_blocks, output_blocks, padded_outputs;
+  std::int64_t x_block, x_step, v_block, y_block, y_step;
+  std::vector<std::int32_t> offsets;          // in V of the kept channels, position by position
+  std::vector<std::int64_t> first, u_offset;  // of each position in offsets and in U
+  std::vector<float> bias;                    // zeros if there is none
 
   explicit Plan(const Conv& c) : conv(c) {
     tiles = {ceil_div(c.out.z, 2), ceil_div(c.out.y, 2), ceil_div(c.out.x, 2)};
     all_tiles = c.images * tiles.z * tiles.y * tiles.x;
     channel_blocks = ceil_div(c.channels, kRow);
+    output_blocks = ceil_div(c.outputs, kRow);
     padded_outputs = ceil_div(c.outputs, 16) * 16;
     block = choose_block();
+    x_block = most_columns() * kRow;
+    x_step = channel_blocks * x_block + kSkew;
     v_block = block * kRow;
-    v_position = channel_blocks * v_block + kSkew;
-    m_position = block * kRow + kSkew;
+    y_block = 2 * block * kRow;
+    y_step = output_blocks * y_block + kSkew;
     list_channels();
     bias.assign(c.outputs, 0.0f);
     if (c.bias) std::copy_n(c.bias, c.outputs, bias.data());
   }
 
-  // 28 tiles: V and M of 64 channels then take 0.9 MB, and each panel of U is used twice. As few as
-  // 14 where that gives a thread more than one block.
+  // 14 tiles while all of U stays in the second-level cache, else 28: U then comes from further
+  // away, once per block.
   std::int64_t choose_block() const {
-    const std::int64_t fair = ceil_div(all_tiles, 2 * conv.threads);
-    return std::clamp<std::int64_t>(ceil_div(fair, 14) * 14, 14, 28);
+    const double weights = 4.0 * kPositions * static_cast<double>(conv.channels) *
+                           static_cast<double>(padded_outputs);
+    return weights < 1.5e6 ? 14 : 28;
+  }
+
+  // Columns of X: two a tile, and two more for every run.
+  std::int64_t most_columns() const {
+    const std::int64_t runs = std::min(block, block / tiles.x + 2);
+    return 2 * (block + runs);
   }
 
   void list_channels() {
@@ -74,22 +85,29 @@ struct Plan {
     first.push_back(static_cast<std::int64_t>(offsets.size()));
   }
 
-  // Calls visit(run, index of its first tile in the block) for the tiles [from, to).
-  template <typename Visit>
-  void runs(std::int64_t from, std::int64_t to, const Visit& visit) const {
+  // The tiles [from, to), line by line.
+  std::vector<Run> runs(std::int64_t from, std::int64_t to) const {
+    std::vector<Run> found;
+    std::int64_t column = 0;
     for (std::int64_t tile = from; tile < to;) {
       const std::int64_t line = tile / tiles.x, x = tile % tiles.x;
       const std::int64_t count = std::min(tiles.x - x, to - tile);
-      visit(Run{line / tiles.y / tiles.z, line / tiles.y % tiles.z, line % tiles.y, x, count},
-            tile - from);
+      found.push_back({line / tiles.y / tiles.z, line / tiles.y % tiles.z, line % tiles.y, x,
+                       count, tile - from, column});
       tile += count;
+      column += 2 * count + 2;
     }
+    return found;
+  }
+
+  std::int64_t outputs_of(std::int64_t output_block) const {
+    return std::min<std::int64_t>(kRow, conv.outputs - output_block * kRow);
   }
 };
 
 // zeros: as long as a row of the image.
 void gather(const Plan& plan, const Operations& ops, const Run& run, const float* zeros,
-            float* scratch, float* v) {
+            float* x) {
   const Conv& c = plan.conv;
   InputStrip strip{};
   for (int i = 0; i < 16; ++i) {
@@ -104,38 +122,52 @@ void gather(const Plan& plan, const Operations& ops, const Run& run, const float
   strip.columns = c.in.x;
   strip.channels = static_cast<int>(c.channels);
   strip.tiles = static_cast<int>(run.count);
-  strip.v = v;
-  strip.position_step = plan.v_position;
-  strip.block_step = plan.v_block;
-  strip.scratch = scratch;
+  strip.x = x + run.column * kRow;
+  strip.i_step = plan.x_step;
+  strip.block_step = plan.x_block;
   ops.transform_input(strip);
 }
 
-// M of the outputs [first, first + 64).
-void multiply(const Plan& plan, const Operations& ops, std::int64_t first, int tiles,
-              const float* v, float* m) {
-  Product product{};
-  product.tiles = tiles;
-  const std::int64_t end = std::min<std::int64_t>(first + kRow, plan.padded_outputs);
-  for (int p = 0; p < kPositions; ++p) {
-    product.v = v + p * plan.v_position;
-    product.offsets = plan.offsets.data() + plan.first[p];
-    product.kept = static_cast<int>(plan.first[p + 1] - plan.first[p]);
-    for (std::int64_t output = first; output < end; output += kPanel) {
-      product.width = static_cast<int>(std::min<std::int64_t>(kPanel, end - output));
-      product.u = plan.conv.u + plan.u_offset[p] + output * product.kept;
-      product.m = m + p * plan.m_position + output - first;
-      ops.multiply(product);
-    }
+// x: of i = position / 4.
+void spread(const Plan& plan, const Operations& ops, const std::vector<Run>& runs, int position,
+            const float* x, float* v) {
+  Spread strip{};
+  strip.x_block_step = plan.x_block;
+  strip.v_block_step = plan.v_block;
+  strip.channels = static_cast<int>(plan.conv.channels);
+  strip.column = position % 4;
+  for (const Run& run : runs) {
+    strip.x = x + run.column * kRow;
+    strip.v = v + run.tile * kRow;
+    strip.tiles = static_cast<int>(run.count);
+    ops.spread(strip);
   }
 }
 
-void scatter(const Plan& plan, const Operations& ops, const Run& run, std::int64_t first,
-             const float* m) {
+// y: of i = position / 4.
+void multiply(const Plan& plan, const Operations& ops, int position, int tiles, const float* v,
+              float* y) {
+  Product product{};
+  product.v = v;
+  product.offsets = plan.offsets.data() + plan.first[position];
+  product.kept = static_cast<int>(plan.first[position + 1] - plan.first[position]);
+  product.tiles = tiles;
+  product.column = position % 4;
+  for (std::int64_t output = 0; output < plan.padded_outputs; output += kPanel) {
+    product.width = static_cast<int>(std::min<std::int64_t>(kPanel, plan.padded_outputs - output));
+    product.u = plan.conv.u + plan.u_offset[position] + output * product.kept;
+    product.y = y + output / kRow * plan.y_block + output % kRow;
+    ops.multiply(product);
+  }
+}
+
+void scatter(const Plan& plan, const Operations& ops, const Run& run, std::int64_t output_block,
+             const float* folded) {
   const Conv& c = plan.conv;
+  const std::int64_t first = output_block * kRow;
   OutputStrip strip{};
-  strip.m = m;
-  strip.position_step = plan.m_position;
+  strip.folded = folded + output_block * plan.y_block + 2 * run.tile * kRow;
+  strip.i_step = plan.y_step;
   strip.bias = plan.bias.data() + first;
   strip.column_step = c.outputs;
   strip.row_step = c.out.x * strip.column_step;
@@ -145,28 +177,28 @@ void scatter(const Plan& plan, const Operations& ops, const Run& run, std::int64
   strip.depths = static_cast<int>(std::min<std::int64_t>(2, c.out.z - 2 * run.depth));
   strip.rows = static_cast<int>(std::min<std::int64_t>(2, c.out.y - 2 * run.row));
   strip.columns = c.out.x - 2 * run.first;
-  strip.outputs = static_cast<int>(std::min<std::int64_t>(kRow, c.outputs - first));
+  strip.outputs = static_cast<int>(plan.outputs_of(output_block));
   strip.tiles = static_cast<int>(run.count);
   ops.transform_output(strip);
 }
 
 void convolve_block(const Plan& plan, const Operations& ops, std::int64_t from, std::int64_t to) {
   const Conv& c = plan.conv;
+  const std::vector<Run> runs = plan.runs(from, to);
+  const int tiles = static_cast<int>(to - from);
   const std::int64_t row = (c.in.x - 1) * c.column_step + c.channels;
-  auto* v = workspace<float>(Slot::activations, kPositions * plan.v_position);
-  auto* m = workspace<float>(Slot::products, kPositions * plan.m_position);
-  auto* scratch = workspace<float>(Slot::sums, 16 * 16 * (2 * plan.block + 2) + row);
-  float* zeros = scratch + 16 * 16 * (2 * plan.block + 2);
+  auto* x = workspace<float>(Slot::activations, 16 * plan.x_step + row);
+  auto* v = workspace<float>(Slot::products, plan.channel_blocks * plan.v_block);
+  auto* y = workspace<float>(Slot::sums, 16 * plan.y_step);
+  float* const zeros = x + 16 * plan.x_step;
   std::fill_n(zeros, row, 0.0f);
-  plan.runs(from, to, [&](const Run& run, std::int64_t index) {
-    gather(plan, ops, run, zeros, scratch, v + index * kRow);
-  });
-  for (std::int64_t first = 0; first < c.outputs; first += kRow) {
-    multiply(plan, ops, first, static_cast<int>(to - from), v, m);
-    plan.runs(from, to, [&](const Run& run, std::int64_t index) {
-      scatter(plan, ops, run, first, m + index * kRow);
-    });
+  for (const Run& run : runs) gather(plan, ops, run, zeros, x);
+  for (int position = 0; position < kPositions; ++position) {
+    spread(plan, ops, runs, position, x + position / 4 * plan.x_step, v);
+    multiply(plan, ops, position, tiles, v, y + position / 4 * plan.y_step);
   }
+  for (std::int64_t block = 0; block < plan.output_blocks; ++block)
+    for (const Run& run : runs) scatter(plan, ops, run, block, y);
 }
 
 // Threads worth waking: about half a million multiply-adds each pay for the hand-over.

@@ -14,47 +14,61 @@
 // keeps at each position a subset of the channels: rows of U_p that are absent are never met.
 //
 // Lanes are channels in both transforms (no shuffles) and outputs in the product, which walks over
-// the kept channels: one broadcast of V and two rows of U feed a tile of accumulators. Work goes by
-// blocks of some tens of tiles, so that V (64 positions x tiles x channels) and M, eight times as
-// large as input and output, never leave the second-level cache:
+// the kept channels: one broadcast of V and two rows of U feed a tile of accumulators.
 //
-//   V [position][channel / 64][tile][64]     rows 256 bytes apart: addresses with constant steps
-//   M [position][tile][64]                   of 64 outputs at a time
-//   U [position][panel][kept channel][32]    the last panel may be 16 wide
+// V and M are eight times as large as input and output, and stores that miss the first-level cache
+// cost four times those that hit. So work goes by blocks of some tens of tiles, and only what is
+// transformed along depth and rows lies in memory (the second-level cache). The last axis, which
+// doubles it, exists for one position at a time: position p = 4 i + column, where i is one of the
+// 16 pairs (depth, row), is made of two columns of X, multiplied, and added to one or two of the
+// two columns of Y straight from the accumulators. M is never stored.
+//
+//   X  [i][channel / 64][column of pixels][64]   rows of 64: addresses with constant steps
+//   V  [channel / 64][tile][64]                  for one position
+//   Y  [i][output / 64][tile][2][64]
+//   U  [position][panel][kept channel][32]       the last panel may be 16 wide
 #pragma once
 #include <cstdint>
 
 namespace compactnets::winograd {
 
 constexpr int kPositions = 64;
-constexpr int kRow = 64;    // floats from row to row of V and M
+constexpr int kRow = 64;    // floats from row to row of X and V, between the columns of Y
 constexpr int kPanel = 32;  // outputs of a panel of U
 
-// Neighbouring tiles along one row of the image: its 4x4 rows of pixels (depth, row) go into V.
+// Neighbouring tiles along one row of the image: 4x4 rows of pixels (depth, row) go into X.
 struct InputStrip {
   const float* rows[16];       // column 0 of each; a row of zeros where it lies outside
   std::int64_t column_step;    // floats from pixel to pixel; channels are contiguous
-  std::int64_t first_column;   // of the first tile; negative in the padding
+  std::int64_t first_column;   // of the strip; negative in the padding
   std::int64_t columns;        // of the image
-  int channels, tiles;
-  float* v;                    // row of the first tile
-  std::int64_t position_step, block_step;  // of V: to the next position, to the next 64 channels
-  float* scratch;              // 16 vectors for each of 2 tiles + 2 columns
+  int channels, tiles;         // 2 tiles + 2 columns
+  float* x;                    // row of the first column
+  std::int64_t i_step, block_step;  // of X: to the next (depth, row), to the next 64 channels
 };
 
-// M_p of some tiles for one panel.
+// The same tiles for one position, from X to V.
+struct Spread {
+  const float* x;               // row of the strip's first column
+  float* v;                     // row of the first tile
+  std::int64_t x_block_step, v_block_step;
+  int channels, tiles, column;
+};
+
+// The product of all tiles of the block at one position with one panel, added to Y.
 struct Product {
   const float* v;
   const std::int32_t* offsets;  // of each kept channel in the first row of V
   int kept, tiles, width;       // width: 16 or 32 outputs
   const float* u;
-  float* m;
+  float* y;
+  int column;
 };
 
-// The same tiles, from M to the image.
+// The tiles of a strip, from Y to the image.
 struct OutputStrip {
-  const float* m;
-  std::int64_t position_step;
+  const float* folded;          // Y: row of the first tile
+  std::int64_t i_step;
   const float* bias;            // of these outputs; never nullptr
   float* y;                     // first output of the first tile
   std::int64_t depth_step, row_step, column_step;
@@ -65,6 +79,7 @@ struct OutputStrip {
 
 struct Operations {
   void (*transform_input)(const InputStrip& strip);
+  void (*spread)(const Spread& spread);
   void (*multiply)(const Product& product);
   void (*transform_output)(const OutputStrip& strip);
 };
