@@ -54,17 +54,28 @@ void transform_input(const InputStrip& strip) {
   }
 }
 
-// One row of B' along the columns: x[kFirst] - x[kSecond], or their sum.
-template <typename L, int kFirst, int kSecond, bool kSum>
-inline void spread_column(const Spread& spread) {
-  for (int first = 0; first < spread.channels; first += L::kCount) {
-    const float* x = spread.x + first / kRow * spread.x_block_step + first % kRow;
-    float* v = spread.v + first / kRow * spread.v_block_step + first % kRow;
-    for (int t = 0; t < spread.tiles; ++t, x += 2 * kRow, v += kRow) {
-      const typename L::Type a = L::load(x + kFirst * kRow), b = L::load(x + kSecond * kRow);
-      L::store(v, kSum ? a + b : a - b);
+// One row of B' along the columns, x[kFirst] - x[kSecond] or their sum, of kVectors vectors.
+template <typename L, int kFirst, int kSecond, bool kSum, int kVectors>
+inline void spread_vectors(const float* x, float* v, int tiles) {
+  for (int t = 0; t < tiles; ++t, x += 2 * kRow, v += kRow) {
+    COMPACTNETS_UNROLL
+    for (int j = 0; j < kVectors; ++j) {
+      const typename L::Type a = L::load(x + kFirst * kRow + j * L::kCount);
+      const typename L::Type b = L::load(x + kSecond * kRow + j * L::kCount);
+      L::store(v + j * L::kCount, kSum ? a + b : a - b);
     }
   }
+}
+
+template <typename L, int kFirst, int kSecond, bool kSum>
+inline void spread_column(const Spread& spread) {
+  const float* x = spread.x;
+  float* v = spread.v;
+  int left = spread.channels;
+  for (; left >= kRow; left -= kRow, x += spread.x_block_step, v += spread.v_block_step)
+    spread_vectors<L, kFirst, kSecond, kSum, kRow / L::kCount>(x, v, spread.tiles);
+  for (; left > 0; left -= L::kCount, x += L::kCount, v += L::kCount)
+    spread_vectors<L, kFirst, kSecond, kSum, 1>(x, v, spread.tiles);
 }
 
 template <typename L>
