@@ -21,6 +21,8 @@ from compactnets.kernels.sparse_layers import (
     CSRLinear,
 )
 from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
+from compactnets.kernels.winograd import winograd3d, winograd3d_reference
+from compactnets.kernels.winograd_layers import Winograd3d
 
 __all__ = [
     "BinaryConv2d",
@@ -33,6 +35,7 @@ __all__ = [
     "BlockSparseLinear",
     "CSRConv2d",
     "CSRLinear",
+    "Winograd3d",
     "available",
     "binary_conv",
     "binary_conv2d",
@@ -49,4 +52,6 @@ __all__ = [
     "sparse_linear",
     "sparse_linear_reference",
     "supported",
+    "winograd3d",
+    "winograd3d_reference",
 ]

@@ -138,12 +138,11 @@ def winograd3d_reference(
     (out,). Returns float32 (N, out, D', H', W'), channels_last_3d if x has channel stride 1 (the
     fast form: others are copied), else contiguous. Against an exact convolution the error is at
     most about 3e-6 of max |x| * max |w| * sqrt(27 C) (tests hold it to 1e-5). A NaN or an infinity
-    spoils every output of the tiles that read it, also where its weight is zero. Any device; no
+    may spoil every output of the tiles that read it, also where its weight is zero. Any device; no
     gradient. TypeError for a wrong dtype, ValueError for shapes, devices that do not fit.
     """
     shape = _check(x, packed, keep, bias, out_channels, padding)
     weight = unpack_transformed(packed, keep, out_channels)
-    depth, height, width = padding
     last = [(p, p + (size + 2 * p) % 2) for p, size in zip(padding, x.shape[2:], strict=True)]
     tiles = F.pad(x, (*last[2], *last[1], *last[0]))
     for axis in (2, 3, 4):
