@@ -21,6 +21,17 @@ from compactnets.kernels.sparse_layers import (
     CSRLinear,
 )
 from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
+from compactnets.kernels.dct import (
+    DCTMask,
+    dct8x8,
+    dct8x8_reference,
+    dct_mask,
+    dct_mask_reference,
+    idct8x8,
+    idct8x8_reference,
+)
+from compactnets.kernels.native import available, isa, supported
+from compactnets.kernels.shift import ShiftConv2d, shift2d, shift2d_reference
 from compactnets.kernels.winograd import winograd3d, winograd3d_reference
 from compactnets.kernels.winograd_layers import Winograd3d
 
@@ -35,11 +46,19 @@ __all__ = [
     "BlockSparseLinear",
     "CSRConv2d",
     "CSRLinear",
+    "DCTMask",
+    "ShiftConv2d",
     "Winograd3d",
     "available",
     "binary_conv",
     "binary_conv2d",
     "binary_conv2d_reference",
+    "dct8x8",
+    "dct8x8_reference",
+    "dct_mask",
+    "dct_mask_reference",
+    "idct8x8",
+    "idct8x8_reference",
     "isa",
     "lowbit_linear",
     "lowbit_linear_reference",
@@ -51,6 +70,8 @@ __all__ = [
     "sparse_conv2d_reference",
     "sparse_linear",
     "sparse_linear_reference",
+    "shift2d",
+    "shift2d_reference",
     "supported",
     "winograd3d",
     "winograd3d_reference",
