@@ -67,7 +67,7 @@ def _kernel(module: ModuleType):
         _check(x, shifts)
         memory_format = _memory_format(x)
         x = x.contiguous(memory_format=memory_format)
-        y = torch.empty_like(x)  # dense: in the same order
+        y = torch.empty_like(x, memory_format=memory_format)
         module.shift2d(
             native.dlpack(x),
             native.dense(shifts),
