@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -189,6 +190,36 @@ def test_every_path_equals_the_reference(isa):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isa
+
+
+GUARD = """
+import torch
+from guarded import check
+from compactnets.kernels import DCTMask, ShiftConv2d
+torch.manual_seed(0)
+torch.set_grad_enabled(False)
+for channels, height, width in ((1, 8, 8), (3, 16, 40), (5, 8, 24), (64, 24, 32)):
+    x = torch.randn(2, channels, height, width)
+    for value in (x, x.contiguous(memory_format=torch.channels_last)):
+        check(DCTMask(torch.rand(8, 8)), value)
+        check(DCTMask(torch.rand(channels, 8, 8)), value)
+        for reach in (1, 3, 50):
+            shifts = torch.randint(-reach, reach + 1, (channels, 2))
+            check(ShiftConv2d(shifts), value)
+            check(ShiftConv2d(shifts[:1].expand(channels, 2)), value)
+print("end")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by mprotect")
+@pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])
+def test_no_path_reads_beyond_its_inputs(isa):
+    environment = {**os.environ, "COMPACTNETS_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", GUARD], env=environment, capture_output=True, text=True,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
 def test_any_strides_are_read():

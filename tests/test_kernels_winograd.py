@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,6 +145,36 @@ def test_every_path_equals_the_reference(isa):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == isa
+
+
+GUARD = """
+import torch
+from guarded import check
+from compactnets.kernels import Winograd3d
+torch.manual_seed(0)
+torch.set_grad_enabled(False)
+for channels, outputs, sizes, padding, kept in (
+    (1, 1, (1, 1, 1), 1, 2), (3, 5, (3, 4, 5), 1, 0.5), (17, 33, (3, 3, 9), 0, 2),
+    (64, 64, (2, 4, 28), 1, 0.5), (70, 20, (4, 3, 8), 2, 2),
+):
+    weight, bias = torch.randn(outputs, channels, 3, 3, 3), torch.randn(outputs)
+    layer = Winograd3d(weight, bias, keep=torch.rand(64, channels) < kept, padding=padding)
+    x = torch.randn(2, channels, *sizes)
+    for value in (x, x.contiguous(memory_format=torch.channels_last_3d)):
+        check(layer, value)
+print("end")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by mprotect")
+@pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])
+def test_no_path_reads_beyond_its_inputs(isa):
+    environment = {**os.environ, "COMPACTNETS_ISA": isa, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", GUARD], env=environment, capture_output=True, text=True,
+        cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "end\n"), done.stderr
 
 
 def test_any_strides_are_read():

@@ -1,8 +1,9 @@
 """Shift convolution and the 8x8 DCT mask, batch 1, fp32.
 
-A shift is compared with the depthwise convolution with one-hot kernels that it replaces, and with a
-plain copy of the image, the least that it could cost (the copy computes another function). The DCT
-mask is compared with four products with an 8x8 matrix, as one writes them in torch, and with a copy.
+A shift is compared with the depthwise convolution with one-hot kernels that it replaces, and with
+a plain copy of the image, the least that it could cost (the copy computes another function). The
+DCT mask is compared with four products with an 8x8 matrix, as one writes them in torch, and with a
+copy.
 """
 
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from compactnets.kernels.dct import dct_matrix
 
 SHIFTS = ((64, 56), (256, 56))  # channels, height and width
 IMAGES = ((3, 224), (3, 512))
+OPERATIONS = 4 * 28 / 8 + 1  # a value: four transforms of 8 in 28 additions or FMAs, and the mask
 _COPY = "a copy moves the same bytes and changes nothing"
 
 
@@ -59,6 +61,7 @@ def _shift_rows(settings: Settings, channels: int, size: int, layout: str) -> It
             "torch depthwise": lambda: F.conv2d(x, weight, None, 1, 1, 1, channels),
         },
         unequal={"copy_": _COPY},
+        traffic=8.0 * x.numel(),
     )
 
 
@@ -79,4 +82,7 @@ def measure(settings: Settings) -> Iterator[Entry]:
             {"torch matmul": _matrices(x, layer.mask), "copy_": _copy(x)},
             tolerance=1e-5,
             unequal={"copy_": _COPY},
+            operations=OPERATIONS * x.numel(),
+            unit="fp32",
+            traffic=8.0 * x.numel(),
         )

@@ -85,4 +85,6 @@ def measure(settings: Settings) -> Iterator[Entry]:
                 tolerance=2e-5,
                 unequal={} if dense else {"torch prepacked": _WHY},
                 operations=layer.cost_macs(x.shape, (1, outputs, *sizes)),
+                unit="fp32",
+                traffic=4.0 * (x.numel() * (1 + outputs / channels) + layer.packed.numel()),
             )
