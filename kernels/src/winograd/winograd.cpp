@@ -57,12 +57,14 @@ struct Plan {
     if (c.bias) std::copy_n(c.bias, c.outputs, bias.data());
   }
 
-  // 14 tiles while all of U stays in the second-level cache, else 28: U then comes from further
-  // away, once per block.
+  // At most 14 tiles while all of U stays in the second-level cache, else 56: U then comes from
+  // further away, once per block. All blocks alike, as many for every thread.
   std::int64_t choose_block() const {
-    const double weights = 4.0 * kPositions * static_cast<double>(conv.channels) *
-                           static_cast<double>(padded_outputs);
-    return weights < 1.5e6 ? 14 : 28;
+    const std::int64_t kept =
+        std::count(conv.keep, conv.keep + kPositions * conv.channels, true);
+    const std::int64_t most = 4 * kept * padded_outputs < 1500000 ? 14 : 56;
+    const std::int64_t blocks = ceil_div(ceil_div(all_tiles, most), conv.threads) * conv.threads;
+    return ceil_div(all_tiles, blocks);
   }
 
   // Columns of X: two a tile, and two more for every run.
