@@ -17,6 +17,7 @@ NB_MODULE(_native, module) {
   bind_int8(module);
   bind_lowbit(module);
   bind_nm(module);
+  bind_roofline(module);
   bind_sparse(module);
   bind_transform(module);
   bind_winograd(module);

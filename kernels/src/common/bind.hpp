@@ -29,6 +29,7 @@ void bind_binary(nb::module_& module);
 void bind_int8(nb::module_& module);
 void bind_lowbit(nb::module_& module);
 void bind_nm(nb::module_& module);
+void bind_roofline(nb::module_& module);
 void bind_sparse(nb::module_& module);
 void bind_transform(nb::module_& module);
 void bind_winograd(nb::module_& module);

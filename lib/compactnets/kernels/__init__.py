@@ -38,6 +38,19 @@ from compactnets.kernels.sparse_layers import (
     CSRLinear,
 )
 from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
+from compactnets.kernels.dct import (
+    DCTMask,
+    dct8x8,
+    dct8x8_reference,
+    dct_mask,
+    dct_mask_reference,
+    idct8x8,
+    idct8x8_reference,
+)
+from compactnets.kernels.native import available, isa, supported
+from compactnets.kernels.shift import ShiftConv2d, shift2d, shift2d_reference
+from compactnets.kernels.winograd import winograd3d, winograd3d_reference
+from compactnets.kernels.winograd_layers import Winograd3d
 
 __all__ = [
     "AdderConv2d",
@@ -59,6 +72,9 @@ __all__ = [
     "adder_conv2d_packed",
     "adder_conv2d_packed_reference",
     "adder_distances",
+    "DCTMask",
+    "ShiftConv2d",
+    "Winograd3d",
     "available",
     "binary_conv",
     "binary_conv2d",
@@ -69,6 +85,12 @@ __all__ = [
     "int8_linear_reference",
     "int8_quantize",
     "int8_quantize_reference",
+    "dct8x8",
+    "dct8x8_reference",
+    "dct_mask",
+    "dct_mask_reference",
+    "idct8x8",
+    "idct8x8_reference",
     "isa",
     "lowbit_linear",
     "lowbit_linear_reference",
@@ -81,5 +103,9 @@ __all__ = [
     "sparse_linear",
     "sparse_linear_reference",
     "pack_adder_weight",
+    "shift2d",
+    "shift2d_reference",
     "supported",
+    "winograd3d",
+    "winograd3d_reference",
 ]
