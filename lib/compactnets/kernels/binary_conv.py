@@ -197,6 +197,7 @@ def _kernel(module: ModuleType):
             native.dlpack(x),
             *map(native.dense, (packed, scale, bias, input_shift)),
             native.dlpack(y),
+            x.shape[1],
             *geometry,
             torch.get_num_threads(),
         )
