@@ -5,14 +5,15 @@
 // when the image is copied, and each weight a byte of +64 or -64 just before it is used: in memory
 // weights stay what pack_weight made of them, 1 bit each. Sums come out times 64, exactly.
 //
-// Byte image [image][plane][row][column][group][byte]: a group's channels are padded to a multiple
-//   of 64 bytes. Padding of either kind is 0 and adds nothing: there is no table of corrections.
-//   Every stride.y-th row and stride.x-th column make one plane, so that neighbouring pixels of the
-//   output lie side by side whatever the stride, and the plane flattened is one long row of pixels:
-//   only the last columns of each of its rows, where a window would run over the edge, are computed
-//   in vain.
-// A step is 64 bytes of depth, two words of the packed weight: first the pairs of all taps, then the
-//   last words of all taps if their number is odd (its upper 32 bytes of the image are 0).
+// Byte image [image][plane][slice][row][column][64 bytes]: a slice is 64 channels of one group, the
+//   last one of a group filled up. Padding of either kind is 0 and adds nothing: there is no table
+//   of corrections. 16 neighbouring pixels of a slice are one dense tile, and all taps of a window
+//   meet within a few KiB. Every stride.y-th row and stride.x-th column make one plane, so that
+//   neighbouring pixels of the output lie side by side whatever the stride; a slice flattened is one
+//   long row of pixels, of which only the last columns of each row, where a window would run over
+//   the edge, are computed in vain.
+// A step is one tap of one slice: 64 bytes of depth, two words of the packed weight, or the last
+//   word of a tap alone (its upper 32 bytes of the image are 0).
 #pragma once
 #include <cstdint>
 
@@ -25,24 +26,38 @@ constexpr int kPixelBlock = 64;  // pixels whose sums the unit holds at a time
 
 struct ByteLayout {
   int groups;
-  int channels;  // of one group
-  int bytes;     // of one group, a multiple of 64
+  int channels;             // of one group
+  int slices;               // of one group
+  std::int64_t slice_step;  // bytes from slice to slice
 };
 
-// Some rows of one image, flattened, for one block of 16 output channels.
+struct Step {
+  std::int32_t image;   // bytes from the first tap of the first slice
+  std::int32_t weight;  // words within the block
+  bool pair;
+};
+
+constexpr int kTogether = 4;  // blocks whose channels of a pixel are written together, or 1
+constexpr int kKept = 40;  // tiles of weights that a task expands once and keeps, 1 KiB each
+constexpr int kBlockSums = kPixelBlock * kLanes + 16;  // apart so that they do not meet in the cache
+
+// Some rows of one image, flattened, for neighbouring blocks of output channels of one group.
 struct ByteTask {
   const std::int8_t* image;     // where the first tap of the first pixel lies
-  std::int64_t pixel_step;      // bytes from one flattened pixel to the next
-  const std::int32_t* offsets;  // of each step within the image
-  int pairs, singles;           // steps of two words and of one
-  const std::uint32_t* weight;  // the block's pairs, then its single words
+  const Step* steps;
+  int step_count;
+  const std::uint32_t* weight;  // of the first block
+  std::int64_t weight_step;     // words from block to block
+  int blocks, together;         // the second divides the first
   int pixels;                   // flattened; the last one is output
   int pitch, width;             // pixels of a row, and how many of them are output
-  Result result;                // where the first pixel belongs
+  Result result;                // where the first pixel belongs; channels, scale ... of all blocks
+  std::int8_t* expanded;        // scratch: kKept KiB
+  std::int32_t* sums;           // scratch: 2 * together * kBlockSums
 };
 
 struct ByteOperations {
-  // As Operations::pack, to bytes of +1 and -1 with zeros behind each group.
+  // As Operations::pack, to bytes of +1 and -1: a pixel's share of each slice.
   void (*pack)(const float* x, std::int64_t x_step, std::int64_t pixels, const float* input_shift,
                const ByteLayout& layout, std::int8_t* bytes);
   // The same from bits, 1 for -1: a pixel is groups x ceil(channels / 32) words.
