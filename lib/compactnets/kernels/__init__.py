@@ -1,7 +1,13 @@
 """Compiled operators, each with a reference in PyTorch: torch custom ops and layers on them."""
 
 from compactnets.kernels import binary_conv
-from compactnets.kernels.binary_conv import binary_conv2d, binary_conv2d_reference
+from compactnets.kernels.binary_chain import BinaryConv2dSigns, BinaryLinearSigns, chain
+from compactnets.kernels.binary_conv import (
+    binary_conv2d,
+    binary_conv2d_reference,
+    binary_conv2d_signs,
+    binary_conv2d_signs_reference,
+)
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
 from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
 from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
@@ -14,6 +20,7 @@ from compactnets.kernels.int8 import (
     int8_quantize_reference,
 )
 from compactnets.kernels.int8_layers import Int8Conv2d, Int8Linear
+from compactnets.kernels.binary_signs import pack_signs, pack_signs_reference, unpack_signs
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
@@ -33,6 +40,7 @@ from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
 
 __all__ = [
     "BinaryConv2d",
+    "BinaryConv2dSigns",
     "BinaryLinear",
     "LowBitConv2d",
     "LowBitLinear",
@@ -44,6 +52,7 @@ __all__ = [
     "CSRLinear",
     "Int8Conv2d",
     "Int8Linear",
+    "BinaryLinearSigns",
     "available",
     "binary_conv",
     "binary_conv2d",
@@ -65,5 +74,12 @@ __all__ = [
     "sparse_conv2d_reference",
     "sparse_linear",
     "sparse_linear_reference",
+    "binary_conv2d_signs",
+    "binary_conv2d_signs_reference",
+    "chain",
+    "isa",
+    "pack_signs",
+    "pack_signs_reference",
     "supported",
+    "unpack_signs",
 ]
