@@ -90,6 +90,7 @@ def onnx_models(x: Tensor, threads: int) -> dict[str, Call]:
     """ONNX Runtime in fp32 and in int8, calibrated on the input; empty where not installed."""
     try:
         import onnxruntime
+        import onnxruntime.quantization.shape_inference  # quantization does not name it itself
         from onnxruntime import quantization as q
     except ImportError:
         return {}
@@ -113,11 +114,12 @@ def onnx_models(x: Tensor, threads: int) -> dict[str, Call]:
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        plain, int8 = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        plain, ready, int8 = (Path(folder) / f"{name}.onnx" for name in ("fp32", "ready", "int8"))
         names = {"input_names": ["x"], "output_names": ["y"]}
         torch.onnx.export(_resnet18(), (x,), str(plain), dynamo=False, opset_version=17, **names)
+        q.shape_inference.quant_pre_process(plain, ready)
         q.quantize_static(
-            plain, int8, Calibration(), quant_format=q.QuantFormat.QDQ, per_channel=True
+            ready, int8, Calibration(), per_channel=True, activation_type=q.QuantType.QUInt8
         )
         return {"onnxruntime fp32": session(plain), "onnxruntime int8": session(int8)}
 
