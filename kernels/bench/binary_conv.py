@@ -52,6 +52,7 @@ def same_size(channels: int, size: int, kernel: int, settings: Settings) -> Iter
         },
         tolerance=1e-2,  # sums of up to 4608 terms of about 1 in fp32
         operations=kernel**2 * channels**2 * size**2,
+        unit="1-bit",
     )
 
 
@@ -69,6 +70,7 @@ def halved(channels: int, size: int, settings: Settings) -> Iterator[Entry]:
         {"torch fp32": partial(F.conv2d, x, dense, None, 2, 1)},
         tolerance=1e-2,
         operations=9 * 2 * channels**2 * ((size + 1) // 2) ** 2,
+        unit="1-bit",
     )
 
 
@@ -90,6 +92,7 @@ def chained(channels: int, size: int, settings: Settings) -> Iterator[Entry]:
         partial(kernels.chain(network), x),
         {"unchained": partial(network, x)},
         operations=2 * 9 * channels**2 * size**2,
+        unit="1-bit",
     )
 
 

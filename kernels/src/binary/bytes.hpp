@@ -66,9 +66,7 @@ struct ByteOperations {
   void (*convolve)(const ByteTask& task);
 };
 
-#ifdef COMPACTNETS_X86
 extern const ByteOperations amx_operations;
-#endif
 
 // What binary_conv2d does, on bytes. For sums of up to 2^24 products.
 void convolve_bytes(const Conv& conv, const ByteOperations& ops);

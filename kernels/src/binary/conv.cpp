@@ -22,10 +22,7 @@ const Operations& operations() {
 
 // nullptr: the path in use has no matrix unit.
 const ByteOperations* byte_operations() {
-#ifdef COMPACTNETS_X86
-  if (current_isa() == Isa::amx) return &amx_operations;
-#endif
-  return nullptr;
+  return current_isa() == Isa::amx ? COMPACTNETS_AMX(amx_operations) : nullptr;
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
