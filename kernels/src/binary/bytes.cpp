@@ -121,7 +121,10 @@ struct Cut {
     blocks = threads > 1 ? together : c.blocks_of_group();
     block_parts = (c.blocks_of_group() + blocks - 1) / blocks;
     const std::int64_t others = c.images * c.layout.groups * block_parts;
-    const std::int64_t wanted = threads > 1 ? std::max<std::int64_t>(8 * threads / others, 1) : 1;
+    std::int64_t wanted = threads > 1 ? 8 * threads / others : 1;
+    if (others >= 2 * threads)  // enough tasks: none below two blocks of pixels then
+      wanted = std::min(wanted, c.out.y * c.out.x / (2 * kPixelBlock));
+    wanted = std::clamp<std::int64_t>(wanted, 1, c.out.y);
     rows = (c.out.y + wanted - 1) / wanted;
     row_parts = (c.out.y + rows - 1) / rows;
   }
