@@ -50,7 +50,8 @@ void pack(const float* x, std::int64_t x_step, std::int64_t pixels, const float*
     for (int g = 0; g < layout.groups; ++g)
       for (int done = 0; done < layout.channels; done += kStepBytes, out += layout.slice_step) {
         const int first = g * layout.channels + done;
-        pack_slice(x + first, input_shift ? input_shift + first : nullptr, layout.channels - done, out);
+        pack_slice(x + first, input_shift ? input_shift + first : nullptr, layout.channels - done,
+                   out);
       }
   }
 }
@@ -247,8 +248,8 @@ inline __attribute__((always_inline)) void multiply(const std::int8_t* pixels, c
   memory_is_written();
 }
 
-// What the vector units do at a step: expand the weights of a step to come, this block's or the next
-// one's, and write some of the 64 pixels before.
+// What the vector units do at a step: expand the weights of a step to come, this block's or the
+// next one's, and write some of the 64 pixels before.
 template <typename Pixels>
 struct Meanwhile {
   const ByteTask& task;

@@ -29,6 +29,8 @@ std::int64_t output_size(std::int64_t in, std::int64_t kernel, std::int64_t stri
   return room < 0 ? 0 : room / stride + 1;
 }
 
+constexpr const char* kShiftFits = "input_shift must have one value per channel";
+
 template <typename Array>
 bool is_float(const Array& array, const char* message) {
   const bool floats = array.dtype() == nb::dtype<float>();
@@ -125,7 +127,7 @@ void binary_conv2d(const Tensor4& x, const Packed& packed, const Rule& rule,
   conv.out = {output_size(conv.in.y, kernel[0], stride[0], padding[0], dilation[0]),
               output_size(conv.in.x, kernel[1], stride[1], padding[1], dilation[1])};
   set_output(conv, rule, bias, y);
-  conv.input_shift = channel_data(input_shift, channels, "input_shift must have one value per channel");
+  conv.input_shift = channel_data(input_shift, channels, kShiftFits);
   require(is_float(x, "") || !conv.input_shift, "signs have no input_shift");
   require(size(packed, 0) == conv.blocks() &&
               size(packed, 1) == conv.taps() * (conv.layout.words + 1) &&
@@ -150,7 +152,7 @@ void pack_signs(const Tensor4& x, const std::optional<Channels>& input_shift, co
   require(size(y, 0) == size(x, 0) && size(y, 1) == size(x, 2) && size(y, 2) == size(x, 3) &&
               size(y, 3) == words_of(channels),
           "y has the wrong shape");
-  const float* shift = channel_data(input_shift, channels, "input_shift must have one value per channel");
+  const float* shift = channel_data(input_shift, channels, kShiftFits);
   if (y.size() == 0) return;
   require(dense(x, kChannelsLast) && dense(y, kAsIs), "x must be channels_last, both dense");
   auto* words = static_cast<std::uint32_t*>(y.data());

@@ -14,8 +14,6 @@ namespace {
 
 constexpr std::int64_t kFar = 1024;  // bytes
 
-std::int64_t round_up(std::int64_t value, std::int64_t step) { return (value + step - 1) / step * step; }
-
 struct Plan {
   const Conv& conv;
   ByteLayout layout;
@@ -32,7 +30,9 @@ struct Plan {
   }
 
   std::int64_t plane_bytes() const { return layout.groups * layout.slices * layout.slice_step; }
-  std::int64_t image_bytes() const { return static_cast<std::int64_t>(planes.size()) * plane_bytes(); }
+  std::int64_t image_bytes() const {
+    return static_cast<std::int64_t>(planes.size()) * plane_bytes();
+  }
 
  private:
   void list_steps() {
@@ -70,8 +70,9 @@ void spread_pixels(const Plan& plan, const ByteOperations& ops, const std::uint3
     if (layout.groups > 1 && layout.channels % kWordBits != 0) {
       for (int i = 0; i < words; ++i) {
         const int done = i % layout.words * kWordBits;
-        own[i] = bits_from(signs, static_cast<std::int64_t>(i / layout.words) * layout.channels + done,
-                           std::min(layout.channels - done, kWordBits));
+        const std::int64_t first =
+            static_cast<std::int64_t>(i / layout.words) * layout.channels + done;
+        own[i] = bits_from(signs, first, std::min(layout.channels - done, kWordBits));
       }
       from = own;
     }
@@ -95,7 +96,8 @@ void copy_row(const Plan& plan, const ByteOperations& ops, std::int64_t image, s
   for (std::int64_t slice = 0; slice < plan.layout.groups * plan.layout.slices; ++slice) {
     std::int8_t* to = out + slice * plan.layout.slice_step;
     std::memset(to, 0, static_cast<std::size_t>(first * kStepBytes));
-    std::memset(to + last * kStepBytes, 0, static_cast<std::size_t>((plan.pitch - last) * kStepBytes));
+    std::memset(to + last * kStepBytes, 0,
+                static_cast<std::size_t>((plan.pitch - last) * kStepBytes));
   }
   if (first == last) return;
   const std::int64_t from =
@@ -164,9 +166,9 @@ Conv flattened(const Conv& conv) {
   Conv c = conv;
   const bool dense = (c.in.y == 1 || c.row_step == c.in.x * c.column_step) &&
                      (c.images == 1 || c.image_step == c.in.y * c.in.x * c.column_step);
-  if ((c.threads > 1 && c.images == 1) || c.taps() != 1 || c.stride.y != 1 || c.stride.x != 1 || c.padding.y != 0 ||
-      c.padding.x != 0 || !dense)
-    return c;
+  const bool plain = c.taps() == 1 && c.stride.y == 1 && c.stride.x == 1 && c.padding.y == 0 &&
+                     c.padding.x == 0;
+  if (!plain || !dense || (c.threads > 1 && c.images == 1)) return c;
   c.in = c.out = {1, c.images * c.in.y * c.in.x};
   c.images = 1;
   return c;
@@ -191,7 +193,8 @@ double cycles_by_words(const Conv& c) {
 }
 
 int useful_threads(const Conv& c) {
-  return static_cast<int>(std::clamp(cycles_by_bytes(c) / 2e4, 1.0, static_cast<double>(c.threads)));
+  const double useful = cycles_by_bytes(c) / 2e4;
+  return static_cast<int>(std::clamp(useful, 1.0, static_cast<double>(c.threads)));
 }
 
 }  // namespace
@@ -199,7 +202,11 @@ int useful_threads(const Conv& c) {
 bool bytes_pay(const Conv& original) {
   const Conv c = flattened(original);
   const double depth = static_cast<double>(c.taps()) * c.layout.channels;
-  return depth < (1 << 24) && cycles_by_bytes(c) < cycles_by_words(c);
+  const double pixels = static_cast<double>(c.in.y + 2 * c.padding.y + c.stride.y) *
+                        static_cast<double>(c.in.x + 2 * c.padding.x + c.stride.x);
+  const double bytes = pixels * c.layout.groups * ((c.layout.words + 1) / 2) * kStepBytes;
+  return depth < (1 << 24) && bytes < 2e9 &&  // offsets are 32-bit
+         cycles_by_bytes(c) < cycles_by_words(c);
 }
 
 void convolve_bytes(const Conv& original, const ByteOperations& ops) {

@@ -1,16 +1,16 @@
 // 1-bit convolution on an int8 matrix unit: signs of activations as bytes, weights as bits.
 //
 // A unit that multiplies 16 pixels x 64 bytes by 64 bytes x 16 channels in 16 cycles does some
-// 1000 products a cycle; popcounts reach 410 (see conv.hpp). So each sign becomes a byte of +1 or -1
-// when the image is copied, and each weight a byte of +64 or -64 just before it is used: in memory
-// weights stay what pack_weight made of them, 1 bit each. Sums come out times 64, exactly.
+// 1000 products a cycle; popcounts reach 410 (see conv.hpp). So each sign becomes a byte of +1 or
+// -1 when the image is copied, and each weight a byte of +64 or -64 just before it is used: in
+// memory weights stay what pack_weight made of them, 1 bit each. Sums come out times 64, exactly.
 //
 // Byte image [image][plane][slice][row][column][64 bytes]: a slice is 64 channels of one group, the
 //   last one of a group filled up. Padding of either kind is 0 and adds nothing: there is no table
 //   of corrections. 16 neighbouring pixels of a slice are one dense tile, and all taps of a window
 //   meet within a few KiB. Every stride.y-th row and stride.x-th column make one plane, so that
-//   neighbouring pixels of the output lie side by side whatever the stride; a slice flattened is one
-//   long row of pixels, of which only the last columns of each row, where a window would run over
+//   neighbouring pixels of the output lie side by side whatever the stride; a slice flattened is
+//   one long row of pixels, of which only the last columns of each row, where a window would run over
 //   the edge, are computed in vain.
 // A step is one tap of one slice: 64 bytes of depth, two words of the packed weight, or the last
 //   word of a tap alone (its upper 32 bytes of the image are 0).
@@ -39,7 +39,7 @@ struct Step {
 
 constexpr int kTogether = 4;  // blocks whose channels of a pixel are written together, or 1
 constexpr int kKept = 40;  // tiles of weights that a task expands once and keeps, 1 KiB each
-constexpr int kBlockSums = kPixelBlock * kLanes + 16;  // apart so that they do not meet in the cache
+constexpr int kBlockSums = kPixelBlock * kLanes + 16;  // not to meet in one set of the cache
 
 // Some rows of one image, flattened, for neighbouring blocks of output channels of one group.
 struct ByteTask {

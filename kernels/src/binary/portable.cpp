@@ -118,7 +118,8 @@ void convolve_row(const RowTask& task) {
       const Counter counter = count_lanes(task, image, task.weight + 4 * part);
       const Lanes differing = 2 * counter.total + widen(count_bytes(counter.ones));
       for (int lane = 0; lane < 4; ++lane)
-        dots[4 * part + lane] = base[4 * part + lane] - 2 * static_cast<std::int32_t>(differing[lane]);
+        dots[4 * part + lane] =
+            base[4 * part + lane] - 2 * static_cast<std::int32_t>(differing[lane]);
     }
     store_pixel(task.result, p, dots);
   }

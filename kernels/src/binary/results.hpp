@@ -8,8 +8,8 @@
 namespace compactnets::binary {
 
 // Per-channel values spread to blocks, and the output itself. Signs of a group whose channels are
-// no multiple of 16 do not start at half a word: its blocks then write to scratch memory, from which
-// finish() collects them.
+// no multiple of 16 do not start at half a word: its blocks then write to scratch memory, from
+// which finish() collects them.
 class Results {
  public:
   explicit Results(const Conv& conv);
