@@ -10,8 +10,8 @@
 //   of corrections. 16 neighbouring pixels of a slice are one dense tile, and all taps of a window
 //   meet within a few KiB. Every stride.y-th row and stride.x-th column make one plane, so that
 //   neighbouring pixels of the output lie side by side whatever the stride; a slice flattened is
-//   one long row of pixels, of which only the last columns of each row, where a window would run over
-//   the edge, are computed in vain.
+//   one long row of pixels, of which only the last columns of each row, where a window would run
+//   over the edge, are computed in vain.
 // A step is one tap of one slice: 64 bytes of depth, two words of the packed weight, or the last
 //   word of a tap alone (its upper 32 bytes of the image are 0).
 #pragma once
