@@ -9,8 +9,7 @@ from compactnets.kernels.binary_conv import (
     binary_conv2d_signs_reference,
 )
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
-from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
-from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
+from compactnets.kernels.binary_signs import pack_signs, pack_signs_reference, unpack_signs
 from compactnets.kernels.int8 import (
     int8_conv2d,
     int8_conv2d_reference,
@@ -20,7 +19,8 @@ from compactnets.kernels.int8 import (
     int8_quantize_reference,
 )
 from compactnets.kernels.int8_layers import Int8Conv2d, Int8Linear
-from compactnets.kernels.binary_signs import pack_signs, pack_signs_reference, unpack_signs
+from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
+from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
@@ -42,21 +42,24 @@ __all__ = [
     "BinaryConv2d",
     "BinaryConv2dSigns",
     "BinaryLinear",
-    "LowBitConv2d",
-    "LowBitLinear",
-    "NMConv2d",
-    "NMLinear",
+    "BinaryLinearSigns",
     "BlockSparseConv2d",
     "BlockSparseLinear",
     "CSRConv2d",
     "CSRLinear",
     "Int8Conv2d",
     "Int8Linear",
-    "BinaryLinearSigns",
+    "LowBitConv2d",
+    "LowBitLinear",
+    "NMConv2d",
+    "NMLinear",
     "available",
     "binary_conv",
     "binary_conv2d",
     "binary_conv2d_reference",
+    "binary_conv2d_signs",
+    "binary_conv2d_signs_reference",
+    "chain",
     "int8_conv2d",
     "int8_conv2d_reference",
     "int8_linear",
@@ -70,16 +73,12 @@ __all__ = [
     "nm_conv2d_reference",
     "pack_blocks",
     "pack_csr",
+    "pack_signs",
+    "pack_signs_reference",
     "sparse_conv2d",
     "sparse_conv2d_reference",
     "sparse_linear",
     "sparse_linear_reference",
-    "binary_conv2d_signs",
-    "binary_conv2d_signs_reference",
-    "chain",
-    "isa",
-    "pack_signs",
-    "pack_signs_reference",
     "supported",
     "unpack_signs",
 ]
