@@ -16,7 +16,8 @@ from compactnets.kernels import native
 CHECK = """
 import torch
 from compactnets import kernels
-from compactnets.kernels import BinaryConv2d, BinaryLinear, binary_conv2d_reference
+from compactnets.kernels import (BinaryConv2d, BinaryConv2dSigns, BinaryLinear,
+                                 binary_conv2d_reference, pack_signs, pack_signs_reference)
 
 def check(images, channels, outputs, height, width, kernel, **geometry):
     groups = geometry.get("groups", 1)
@@ -42,6 +43,21 @@ check(3, 64, 32, 11, 8, (2, 5), padding=(4, 0), stride=(2, 3), dilation=(1, 1))
 check(1, 96, 36, 9, 9, (3, 3), padding=2, dilation=2, groups=3)
 check(1, 48, 48, 7, 7, (3, 3), padding=1, groups=48)
 check(0, 64, 16, 4, 4, (3, 3))
+check(2, 64, 80, 20, 30, (3, 3), padding=1)  # the matrix unit, were there one
+check(2, 130, 256, 20, 31, (3, 3), padding=2, stride=2)
+check(1, 320, 256, 17, 31, (2, 3), padding=(0, 3), stride=(3, 1), dilation=(1, 2))
+check(5, 1024, 1024, 4, 5, (1, 1))
+check(1, 140, 320, 24, 24, (3, 3), padding=1, groups=2)
+for channels, outputs, groups in ((64, 64, 1), (40, 24, 1), (33, 48, 1), (60, 36, 3),
+                                  (256, 512, 1)):
+    layer = BinaryConv2d(torch.randn(outputs, channels // groups, 3, 3), torch.randn(outputs),
+                         padding=1, groups=groups)
+    signs_out = BinaryConv2dSigns.of(layer)
+    for size in ((9, 13), (1, 1), (5, 64)):
+        x = torch.randn(2, channels, *size)
+        assert torch.equal(signs_out(x), pack_signs_reference(layer(x)))
+        assert torch.equal(signs_out(pack_signs(x)), signs_out(x))
+        assert torch.equal(layer(pack_signs(x)), layer(x))
 x = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf")]).repeat(9)
 identity = BinaryLinear(torch.eye(45) * 2 - 1)
 assert torch.equal(identity(x), identity.sign_weight() @ torch.where(x >= 0, 1.0, -1.0))

@@ -104,27 +104,44 @@ inline void flush(Counter& counter, __m256i& total) {
   counter.twos = _mm256_setzero_si256();
 }
 
+// One pixel's dot products, 8 lanes each, to floats or bits.
+inline void store_pixel(const Result& result, int pixel, const __m256i (&dots)[2]) {
+  if (result.threshold) {
+    unsigned bits = 0;
+    for (int half = 0; half < 2; ++half) {
+      const __m256i below = _mm256_cmpgt_epi32(load(result.threshold + half * kHalf), dots[half]);
+      bits |= static_cast<unsigned>(_mm256_movemask_ps(_mm256_castsi256_ps(below))) << half * kHalf;
+    }
+    result.bits[pixel * result.bits_step] =
+        static_cast<std::uint16_t>(bits & ((1u << result.channels) - 1));
+    return;
+  }
+  float* out = result.out + pixel * result.out_step;
+  alignas(32) float results[kLanes];
+  for (int half = 0; half < 2; ++half) {
+    const __m256 scaled =
+        _mm256_mul_ps(_mm256_cvtepi32_ps(dots[half]), _mm256_loadu_ps(result.scale + half * kHalf));
+    _mm256_storeu_ps(result.channels == kLanes ? out + half * kHalf : results + half * kHalf,
+                     _mm256_add_ps(scaled, _mm256_loadu_ps(result.bias + half * kHalf)));
+  }
+  if (result.channels < kLanes)
+    for (int lane = 0; lane < result.channels; ++lane) out[lane] = results[lane];
+}
+
 template <int Pixels>
 inline void store_tile(const RowTask& task, int first_pixel, const Counter (*counters)[2],
                        const __m256i (*totals)[2]) {
   for (int p = 0; p < Pixels; ++p) {
     const std::int32_t* base = task.base + task.column_class[first_pixel + p] * task.base_step;
-    float* out = task.out + (first_pixel + p) * task.out_step;
-    alignas(32) float results[kLanes];
+    __m256i dots[2];
     for (int half = 0; half < 2; ++half) {
       const __m256i twos = totals[p][half];
       const __m256i differing = _mm256_add_epi32(_mm256_add_epi32(twos, twos),
                                                  widen(count_bytes(counters[p][half].ones)));
-      const __m256i dot = _mm256_sub_epi32(load(base + half * kHalf),
-                                           _mm256_add_epi32(differing, differing));
-      const __m256 scaled =
-          _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_loadu_ps(task.scale + half * kHalf));
-      const __m256 result = _mm256_add_ps(scaled, _mm256_loadu_ps(task.bias + half * kHalf));
-      _mm256_storeu_ps(task.channels == kLanes ? out + half * kHalf : results + half * kHalf,
-                       result);
+      dots[half] = _mm256_sub_epi32(load(base + half * kHalf),
+                                    _mm256_add_epi32(differing, differing));
     }
-    if (task.channels < kLanes)
-      for (int lane = 0; lane < task.channels; ++lane) out[lane] = results[lane];
+    store_pixel(task.result, first_pixel + p, dots);
   }
 }
 

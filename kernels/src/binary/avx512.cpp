@@ -59,6 +59,36 @@ inline __m512i broadcast(const std::uint32_t* word) {
 
 inline __m512i load(const void* words) { return _mm512_loadu_si512(words); }
 
+// The dot product of each lane; twos counts for two, as ones holds what has no partner yet.
+inline __m512i dots(const RowTask& task, int pixel, __m512i twos, __m512i ones) {
+  const __m512i base = load(task.base + task.column_class[pixel] * task.base_step);
+  const __m512i differing =
+      _mm512_add_epi32(_mm512_add_epi32(twos, twos), _mm512_popcnt_epi32(ones));
+  return _mm512_sub_epi32(base, _mm512_add_epi32(differing, differing));
+}
+
+template <int Pixels>
+inline void store_tile(const RowTask& task, int first_pixel, const __m512i (&twos)[Pixels],
+                       const __m512i (&ones)[Pixels]) {
+  const Result& result = task.result;
+  const __mmask16 lanes = first_lanes(result.channels);
+  if (result.threshold) {
+    const __m512i threshold = load(result.threshold);
+    COMPACTNETS_UNROLL
+    for (int p = 0; p < Pixels; ++p)
+      result.bits[(first_pixel + p) * result.bits_step] = _mm512_mask_cmplt_epi32_mask(
+          lanes, dots(task, first_pixel + p, twos[p], ones[p]), threshold);
+    return;
+  }
+  const __m512 scale = _mm512_loadu_ps(result.scale), bias = _mm512_loadu_ps(result.bias);
+  COMPACTNETS_UNROLL
+  for (int p = 0; p < Pixels; ++p) {
+    const __m512 dot = _mm512_cvtepi32_ps(dots(task, first_pixel + p, twos[p], ones[p]));
+    _mm512_mask_storeu_ps(result.out + (first_pixel + p) * result.out_step, lanes,
+                          _mm512_add_ps(_mm512_mul_ps(dot, scale), bias));
+  }
+}
+
 template <int Pixels>
 inline void convolve_tile(const RowTask& task, int first_pixel) {
   constexpr int kXor3 = 0x96;         // a ^ b ^ c
@@ -94,18 +124,7 @@ inline void convolve_tile(const RowTask& task, int first_pixel) {
     }
   }
 
-  const __mmask16 lanes = first_lanes(task.channels);
-  const __m512 scale = _mm512_loadu_ps(task.scale), bias = _mm512_loadu_ps(task.bias);
-  COMPACTNETS_UNROLL
-  for (int p = 0; p < Pixels; ++p) {
-    const __m512i base =
-        load(task.base + task.column_class[first_pixel + p] * task.base_step);
-    const __m512i differing =
-        _mm512_add_epi32(_mm512_add_epi32(twos[p], twos[p]), _mm512_popcnt_epi32(ones[p]));
-    const __m512i dot = _mm512_sub_epi32(base, _mm512_add_epi32(differing, differing));
-    const __m512 result = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale), bias);
-    _mm512_mask_storeu_ps(task.out + (first_pixel + p) * task.out_step, lanes, result);
-  }
+  store_tile<Pixels>(task, first_pixel, twos, ones);
 }
 
 void convolve_row(const RowTask& task) {

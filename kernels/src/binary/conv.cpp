@@ -1,11 +1,13 @@
-// The parts of the 1-bit convolution that all instruction sets share: geometry, the table of
-// border corrections, the order of work and its split over threads.
+// The parts of the 1-bit convolution by popcounts that all instruction sets share: geometry, the
+// table of border corrections, the order of work and its split over threads.
 #include "binary/conv.hpp"
 
 #include <algorithm>
 #include <cstring>
 #include <vector>
 
+#include "binary/bytes.hpp"
+#include "binary/results.hpp"
 #include "common/isa.hpp"
 #include "common/team.hpp"
 #include "common/workspace.hpp"
@@ -16,6 +18,11 @@ namespace {
 const Operations& operations() {
   return pick<Operations>(nullptr, COMPACTNETS_AVX512(avx512_operations),
                           COMPACTNETS_AVX2(avx2_operations), portable_operations);
+}
+
+// nullptr: the path in use has no matrix unit.
+const ByteOperations* byte_operations() {
+  return current_isa() == Isa::amx ? COMPACTNETS_AMX(amx_operations) : nullptr;
 }
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
@@ -51,18 +58,16 @@ Classes classify(std::int64_t in, std::int64_t out, std::int64_t kernel, std::in
 
 struct Plan {
   const Conv& conv;
-  std::int64_t taps, depth_words, blocks_of_group, blocks, pixel_words, block_words;
+  std::int64_t taps, depth_words, blocks, pixel_words, block_words;
   Size2 packed;  // rows and columns of the packed image that some tap reads
   Classes rows, columns;
   std::vector<std::int32_t> pair_offsets, single_offsets;
   std::vector<std::int32_t> base;    // [row class][column class][block][16]
-  std::vector<float> scale, bias;   // [block][16]
 
   explicit Plan(const Conv& c) : conv(c) {
-    taps = c.kernel.y * c.kernel.x;
+    taps = c.taps();
     depth_words = taps * c.layout.words;
-    blocks_of_group = (c.group_outputs + kLanes - 1) / kLanes;
-    blocks = c.layout.groups * blocks_of_group;
+    blocks = c.blocks();
     pixel_words = static_cast<std::int64_t>(c.layout.groups) * c.layout.words;
     block_words = (depth_words + taps) * kLanes;
     packed.y = (c.out.y - 1) * c.stride.y + (c.kernel.y - 1) * c.dilation.y + 1;
@@ -71,8 +76,6 @@ struct Plan {
     columns = classify(c.in.x, c.out.x, c.kernel.x, c.stride.x, c.padding.x, c.dilation.x);
     list_offsets();
     sum_borders();
-    spread(c.scale, scale);
-    spread(c.bias, bias);
   }
 
   // Where, from the first tap's word on, each step of the weight finds its word of the image.
@@ -111,25 +114,22 @@ struct Plan {
         }
   }
 
-  // Per-channel values, 16 to a block; zeros in the spare lanes, or everywhere without values.
-  void spread(const float* values, std::vector<float>& lanes) const {
-    lanes.assign(blocks * kLanes, 0.0f);
-    if (!values) return;
-    for (std::int64_t block = 0; block < blocks; ++block)
-      std::copy_n(values + first_output(block), outputs_of(block), lanes.data() + block * kLanes);
-  }
-
-  std::int64_t first_output(std::int64_t block) const {
-    return block / blocks_of_group * conv.group_outputs + block % blocks_of_group * kLanes;
-  }
-
-  int outputs_of(std::int64_t block) const {
-    const std::int64_t left = conv.group_outputs - block % blocks_of_group * kLanes;
-    return static_cast<int>(std::min<std::int64_t>(left, kLanes));
-  }
-
   std::int64_t image_words() const { return packed.y * packed.x * pixel_words; }
 };
+
+// Signs that came packed, into the layout of the packed image.
+void pair_words(const std::uint32_t* signs, std::int64_t step, std::int64_t pixels,
+                const PixelLayout& layout, std::uint32_t* packed) {
+  for (std::int64_t p = 0; p < pixels; ++p, signs += step)
+    for (int g = 0; g < layout.groups; ++g, packed += layout.words)
+      for (int word = 0; word < layout.words; ++word) {
+        const int left = layout.channels - word * kWordBits;
+        const std::uint32_t bits =
+            bits_from(signs, static_cast<std::int64_t>(g) * layout.channels + word * kWordBits,
+                      std::min(left, kWordBits));
+        packed[word] = word % 2 ? bits ^ packed[word - 1] : bits;
+      }
+}
 
 // Row `row` of the packed, padded image `image`: zeros outside the input.
 void pack_row(const Plan& plan, const Operations& ops, std::int64_t image, std::int64_t row,
@@ -144,19 +144,21 @@ void pack_row(const Plan& plan, const Operations& ops, std::int64_t image, std::
   const std::size_t pixel_bytes = static_cast<std::size_t>(plan.pixel_words) * sizeof(*out);
   std::memset(out, 0, left * pixel_bytes);
   out += left * plan.pixel_words;
-  if (valid > 0)
-    ops.pack(c.x + image * c.x_image_step + y * c.x_row_step, c.x_column_step, valid, c.input_shift,
-             c.layout, out);
+  const std::int64_t from = image * c.image_step + y * c.row_step;
+  if (valid > 0 && c.x)
+    ops.pack(c.x + from, c.column_step, valid, c.input_shift, c.layout, out);
+  else if (valid > 0)
+    pair_words(c.signs + from, c.column_step, valid, c.layout, out);
   std::memset(out + valid * plan.pixel_words, 0, right * pixel_bytes);
 }
 
 // Rows [first, last) of the output for one block of channels of one image. The block's weights
 // stay in the first-level cache while the rows of the packed image pass by.
-void convolve_rows(const Plan& plan, const Operations& ops, const std::uint32_t* packed,
-                   std::int64_t image, std::int64_t block, std::int64_t first, std::int64_t last) {
+void convolve_rows(const Plan& plan, const Operations& ops, const Results& results,
+                   const std::uint32_t* packed, std::int64_t image, std::int64_t block,
+                   std::int64_t first, std::int64_t last) {
   const Conv& c = plan.conv;
-  const std::int64_t outputs = c.group_outputs * c.layout.groups;
-  const std::int64_t group = block / plan.blocks_of_group;
+  const std::int64_t group = block / c.blocks_of_group();
   const std::uint32_t* from = packed + image * plan.image_words() + group * c.layout.words;
   const std::int64_t class_step = plan.blocks * kLanes;
   RowTask task{};
@@ -168,17 +170,13 @@ void convolve_rows(const Plan& plan, const Operations& ops, const std::uint32_t*
   task.singles = static_cast<int>(plan.single_offsets.size());
   task.base_step = class_step;
   task.column_class = plan.columns.of.data();
-  task.scale = plan.scale.data() + block * kLanes;
-  task.bias = plan.bias.data() + block * kLanes;
-  task.out_step = outputs;
   task.pixels = static_cast<int>(c.out.x);
-  task.channels = plan.outputs_of(block);
   for (std::int64_t y = first; y < last; ++y) {
     task.image = from + y * c.stride.y * plan.packed.x * plan.pixel_words;
     task.base = plan.base.data() +
                 plan.rows.of[y] * static_cast<std::int64_t>(plan.columns.spans.size()) * class_step +
                 block * kLanes;
-    task.out = c.y + (image * c.out.y + y) * c.out.x * outputs + plan.first_output(block);
+    task.result = results.at(block, (image * c.out.y + y) * c.out.x);
     ops.convolve_row(task);
   }
 }
@@ -202,7 +200,10 @@ std::int64_t rows_per_task(std::int64_t rows, std::int64_t others, int threads) 
 
 void binary_conv2d(const Conv& conv) {
   if (conv.images == 0 || conv.out.y <= 0 || conv.out.x <= 0 || conv.group_outputs == 0) return;
+  if (const ByteOperations* bytes = byte_operations(); bytes && bytes_pay(conv))
+    return convolve_bytes(conv, *bytes);
   const Plan plan(conv);
+  const Results results(conv);
   const Operations& ops = operations();
   const int threads = useful_threads(plan);
   auto* packed = workspace<std::uint32_t>(Slot::activations, conv.images * plan.image_words());
@@ -220,8 +221,24 @@ void binary_conv2d(const Conv& conv) {
   parallel_for(conv.images * plan.blocks * pieces, threads, [&](std::size_t task) {
     const std::int64_t index = static_cast<std::int64_t>(task);
     const std::int64_t first = index % pieces * step;
-    convolve_rows(plan, ops, packed, index / pieces / plan.blocks, index / pieces % plan.blocks,
-                  first, std::min(first + step, conv.out.y));
+    convolve_rows(plan, ops, results, packed, index / pieces / plan.blocks,
+                  index / pieces % plan.blocks, first, std::min(first + step, conv.out.y));
+  });
+  results.finish();
+}
+
+void pack_signs(const float* x, std::int64_t x_step, std::int64_t pixels, int channels,
+                const float* input_shift, std::uint32_t* words, int threads) {
+  const Operations& ops = operations();
+  const int count = (channels + kWordBits - 1) / kWordBits;
+  constexpr std::int64_t kPixels = 512;  // of a task
+  parallel_for((pixels + kPixels - 1) / kPixels, threads, [&](std::size_t task) {
+    const std::int64_t first = static_cast<std::int64_t>(task) * kPixels;
+    const std::int64_t here = std::min(kPixels, pixels - first);
+    std::uint32_t* out = words + first * count;
+    ops.pack(x + first * x_step, x_step, here, input_shift, {1, channels, count}, out);
+    for (std::int64_t p = 0; p < here; ++p, out += count)  // out of the pairs
+      for (int word = 1; word < count; word += 2) out[word] ^= out[word - 1];
   });
 }
 

@@ -30,6 +30,18 @@ struct PixelLayout {
   int words;     // of one group
 };
 
+// Where one block's dot products go: to floats, or to the signs that the next 1-bit layer reads.
+struct Result {
+  int channels;                   // valid lanes, 1..16
+  const float* scale;             // the block's 16 entries, as all here
+  const float* bias;
+  float* out;                     // scale * dot + bias: first pixel, first channel of the block
+  std::int64_t out_step;          // floats from one pixel to the next
+  const std::int32_t* threshold;  // nullptr: floats
+  std::uint16_t* bits;            // bit = dot < threshold; spare lanes 0
+  std::int64_t bits_step;         // in 16 bits
+};
+
 // One row of output pixels for one block of output channels.
 struct RowTask {
   const std::uint32_t* image;         // packed word that the first tap of the first pixel meets
@@ -42,12 +54,8 @@ struct RowTask {
   const std::int32_t* base;           // [class][stride base_step]: the block's 16 sums start here
   std::int64_t base_step;
   const std::int32_t* column_class;   // border class of each pixel
-  const float* scale;                 // the block's 16 entries
-  const float* bias;
-  float* out;                         // first pixel, first channel of the block
-  std::int64_t out_step;              // floats from one pixel to the next
   int pixels;
-  int channels;                       // valid lanes, 1..16
+  Result result;
 };
 
 struct Operations {
@@ -68,21 +76,38 @@ struct Size2 {
 
 // Everything a call of the convolution needs; see binary_conv2d.
 struct Conv {
-  const float* x;  // (images, channels, height, width), channel stride 1
-  std::int64_t x_image_step, x_row_step, x_column_step;
+  // Input: floats (images, channels, height, width) with channel stride 1, or x = nullptr and signs
+  // (images, height, width, words), bit c % 32 of word c / 32 for channel c. Steps are in elements.
+  const float* x;
+  const float* input_shift;       // (channels,) or nullptr; floats only
+  const std::uint32_t* signs;
+  std::int64_t image_step, row_step, column_step;
   std::int64_t images;
   Size2 in, out, kernel, stride, padding, dilation;
   PixelLayout layout;
   std::int64_t group_outputs;     // output channels of one group
   const std::uint32_t* weight;    // (groups * blocks, steps + taps, 16)
+  // Output: floats (images, outputs, out.y, out.x), channels_last and dense, or y = nullptr and
+  // signs (images, out.y, out.x, words).
   const float* scale;             // (outputs,)
-  const float* bias;             // (outputs,) or nullptr
-  const float* input_shift;         // (channels,) or nullptr
-  float* y;                       // (images, outputs, out.y, out.x), channels_last, dense
+  const float* bias;              // (outputs,) or nullptr
+  float* y;
+  const std::int32_t* threshold;  // (outputs,)
+  std::uint32_t* y_signs;
   int threads;
+
+  std::int64_t outputs() const { return group_outputs * layout.groups; }
+  std::int64_t blocks_of_group() const { return (group_outputs + kLanes - 1) / kLanes; }
+  std::int64_t blocks() const { return layout.groups * blocks_of_group(); }
+  std::int64_t taps() const { return kernel.y * kernel.x; }
 };
 
-// y = scale * conv(sign(x + input_shift), weight) + bias, zero padding exact.
+// d = conv(sign(x + input_shift), weight), zero padding exact; y = scale * d + bias, or the bit
+// d < threshold of each output.
 void binary_conv2d(const Conv& conv);
+
+// Signs of the dense (pixels, channels) floats x_step apart as (pixels, words) of the format above.
+void pack_signs(const float* x, std::int64_t x_step, std::int64_t pixels, int channels,
+                const float* input_shift, std::uint32_t* words, int threads);
 
 }  // namespace compactnets::binary

@@ -95,19 +95,33 @@ inline Counter count_lanes(const RowTask& task, const std::uint32_t* image,
   return counter;
 }
 
+// One pixel's 16 dot products to floats or bits.
+void store_pixel(const Result& result, int pixel, const std::int32_t* dots) {
+  if (result.threshold) {
+    unsigned bits = 0;
+    for (int lane = 0; lane < result.channels; ++lane)
+      bits |= static_cast<unsigned>(dots[lane] < result.threshold[lane]) << lane;
+    result.bits[pixel * result.bits_step] = static_cast<std::uint16_t>(bits);
+    return;
+  }
+  float* out = result.out + pixel * result.out_step;
+  for (int lane = 0; lane < result.channels; ++lane)
+    out[lane] = static_cast<float>(dots[lane]) * result.scale[lane] + result.bias[lane];
+}
+
 void convolve_row(const RowTask& task) {
   for (int p = 0; p < task.pixels; ++p) {
     const std::uint32_t* image = task.image + p * task.pixel_step;
     const std::int32_t* base = task.base + task.column_class[p] * task.base_step;
-    float* out = task.out + p * task.out_step;
-    for (int part = 0; part < kVectors && 4 * part < task.channels; ++part) {
+    std::int32_t dots[kLanes];
+    for (int part = 0; part < kVectors && 4 * part < task.result.channels; ++part) {
       const Counter counter = count_lanes(task, image, task.weight + 4 * part);
       const Lanes differing = 2 * counter.total + widen(count_bytes(counter.ones));
-      for (int lane = 4 * part; lane < 4 * part + 4 && lane < task.channels; ++lane) {
-        const auto count = static_cast<std::int32_t>(differing[lane - 4 * part]);
-        out[lane] = static_cast<float>(base[lane] - 2 * count) * task.scale[lane] + task.bias[lane];
-      }
+      for (int lane = 0; lane < 4; ++lane)
+        dots[4 * part + lane] =
+            base[4 * part + lane] - 2 * static_cast<std::int32_t>(differing[lane]);
     }
+    store_pixel(task.result, p, dots);
   }
 }
 

@@ -10,9 +10,15 @@ from compactnets.kernels.adder import (
 from compactnets.kernels.adder_gradient import adder_conv2d
 from compactnets.kernels.adder_layers import AdderConv2d, AdderLinear, adder_codes
 from compactnets.kernels.binary_conv import binary_conv2d, binary_conv2d_reference
+from compactnets.kernels.binary_chain import BinaryConv2dSigns, BinaryLinearSigns, chain
+from compactnets.kernels.binary_conv import (
+    binary_conv2d,
+    binary_conv2d_reference,
+    binary_conv2d_signs,
+    binary_conv2d_signs_reference,
+)
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
-from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
-from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
+from compactnets.kernels.binary_signs import pack_signs, pack_signs_reference, unpack_signs
 from compactnets.kernels.int8 import (
     int8_conv2d,
     int8_conv2d_reference,
@@ -22,6 +28,8 @@ from compactnets.kernels.int8 import (
     int8_quantize_reference,
 )
 from compactnets.kernels.int8_layers import Int8Conv2d, Int8Linear
+from compactnets.kernels.lowbit import lowbit_linear, lowbit_linear_reference
+from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
@@ -56,11 +64,9 @@ __all__ = [
     "AdderConv2d",
     "AdderLinear",
     "BinaryConv2d",
+    "BinaryConv2dSigns",
     "BinaryLinear",
-    "LowBitConv2d",
-    "LowBitLinear",
-    "NMConv2d",
-    "NMLinear",
+    "BinaryLinearSigns",
     "BlockSparseConv2d",
     "BlockSparseLinear",
     "CSRConv2d",
@@ -75,10 +81,17 @@ __all__ = [
     "DCTMask",
     "ShiftConv2d",
     "Winograd3d",
+    "LowBitConv2d",
+    "LowBitLinear",
+    "NMConv2d",
+    "NMLinear",
     "available",
     "binary_conv",
     "binary_conv2d",
     "binary_conv2d_reference",
+    "binary_conv2d_signs",
+    "binary_conv2d_signs_reference",
+    "chain",
     "int8_conv2d",
     "int8_conv2d_reference",
     "int8_linear",
@@ -98,6 +111,8 @@ __all__ = [
     "nm_conv2d_reference",
     "pack_blocks",
     "pack_csr",
+    "pack_signs",
+    "pack_signs_reference",
     "sparse_conv2d",
     "sparse_conv2d_reference",
     "sparse_linear",
@@ -108,4 +123,5 @@ __all__ = [
     "supported",
     "winograd3d",
     "winograd3d_reference",
+    "unpack_signs",
 ]

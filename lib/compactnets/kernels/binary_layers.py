@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from compactnets.kernels.binary_conv import binary_conv2d, pack_weight, unpack_weight
+from compactnets.kernels.binary_signs import words_of
 
 
-def _pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+def as_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """(vertical, horizontal); ValueError for anything but an integer or two of them."""
     pair = (value, value) if isinstance(value, int) else tuple(value)
     if len(pair) != 2 or not all(isinstance(v, int) for v in pair):
         raise ValueError(f"{name} must be an integer or two of them, got {value!r}")
@@ -23,6 +25,8 @@ class BinaryConv2d(nn.Module):
     and bias (out,), input_shift (in,); None is 1, 0, 0. stride, padding, dilation, groups as for
     nn.Conv2d; padding adds zeros to the signs, exactly. x (N, in, H, W), channels_last preferred
     (others are copied); floating dtypes other than float32 are converted; the result is float32.
+    x may also be packed signs, int32 (N, H, W, ceil(in / 32)) of a layer chained before this one
+    (binary_chain); input_shift then has done its work there.
 
     All state is in buffers: packed (int32, 1 bit a weight and a 32-bit sum per tap and output),
     scale, bias, input_shift. To load a state_dict without the weights at hand build the layer with
@@ -53,9 +57,9 @@ class BinaryConv2d(nn.Module):
         self.out_channels = weight.shape[0]
         self.in_channels = weight.shape[1] * groups
         self.kernel_size = (weight.shape[2], weight.shape[3])
-        self.stride = _pair("stride", stride)
-        self.padding = _pair("padding", padding)
-        self.dilation = _pair("dilation", dilation)
+        self.stride = as_pair("stride", stride)
+        self.padding = as_pair("padding", padding)
+        self.dilation = as_pair("dilation", dilation)
         self.groups = groups
         self._geometry = {"kernel_size": self.kernel_size, **self._unusual()}  # shorter calls
         if scale is None:
@@ -86,7 +90,7 @@ class BinaryConv2d(nn.Module):
         if groups < 1 or in_channels % groups:
             raise ValueError(f"groups={groups} does not divide in_channels={in_channels}")
         return cls(
-            torch.ones(out_channels, in_channels // groups, *_pair("kernel_size", kernel_size)),
+            torch.ones(out_channels, in_channels // groups, *as_pair("kernel_size", kernel_size)),
             bias=torch.zeros(out_channels) if bias else None,
             input_shift=torch.zeros(in_channels) if input_shift else None,
             stride=stride,
@@ -96,13 +100,20 @@ class BinaryConv2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype is torch.int32:  # signs: what input_shift says is in them
+            return binary_conv2d(
+                x,
+                self.packed,
+                self.scale,
+                self.bias,
+                in_channels=self.in_channels,
+                **self._geometry,
+            )
+        if x.dtype is not torch.float32 and x.is_floating_point():
+            x = x.float()
+        own = self._buffers  # nn.Module's own way to them takes half a microsecond each
         return binary_conv2d(
-            x.float() if x.is_floating_point() else x,
-            self.packed,
-            self.scale,
-            self.bias,
-            self.input_shift,
-            **self._geometry,
+            x, own["packed"], own["scale"], own["bias"], own["input_shift"], **self._geometry
         )
 
     def sign_weight(self) -> Tensor:
@@ -136,7 +147,8 @@ class BinaryConv2d(nn.Module):
 class BinaryLinear(nn.Module):
     """y = scale * sign(x + input_shift) @ sign(weight).T + bias, 1 bit by 1 bit.
 
-    weight (out, in) of a trained layer: only its signs count. x (..., in) -> (..., out) float32.
+    weight (out, in) of a trained layer: only its signs count. x (..., in), or int32 signs
+    (..., ceil(in / 32)) of a layer chained before -> (..., out) float32.
     Runs as a 1x1 convolution over one row of pixels; the rest is as in BinaryConv2d.
     """
 
@@ -178,14 +190,22 @@ class BinaryLinear(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() < 1 or x.shape[-1] != self.in_features:
-            raise ValueError(f"x must be (..., {self.in_features}), got shape {tuple(x.shape)}")
+        signs = x.dtype is torch.int32
+        width = words_of(self.in_features) if signs else self.in_features
+        if x.dim() < 1 or x.shape[-1] != width:
+            raise ValueError(f"x must be (..., {width}), got shape {tuple(x.shape)}")
         x = x.float() if x.is_floating_point() else x
         if x.numel() == 0:
-            return x.new_empty(*x.shape[:-1], self.out_features)
-        rows = x.reshape(1, 1, -1, self.in_features).permute(0, 3, 1, 2)  # a view, channels last
+            return self.scale.new_empty(*x.shape[:-1], self.out_features)
+        rows = x.reshape(1, 1, -1, width)
         y = binary_conv2d(
-            rows, self.packed, self.scale, self.bias, self.input_shift, kernel_size=(1, 1)
+            rows if signs else rows.permute(0, 3, 1, 2),  # a view, channels last
+            self.packed,
+            self.scale,
+            self.bias,
+            None if signs else self.input_shift,
+            kernel_size=(1, 1),
+            in_channels=self.in_features if signs else None,
         )
         return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], self.out_features)
 

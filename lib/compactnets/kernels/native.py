@@ -92,4 +92,6 @@ def dlpack(x: Tensor):
 
 def dense(x: Tensor | None):
     """The same of x.contiguous(); None stays None."""
-    return None if x is None else dlpack(x.contiguous())
+    if x is None:
+        return None
+    return dlpack(x if x.is_contiguous() else x.contiguous())
