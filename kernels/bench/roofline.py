@@ -23,6 +23,7 @@ def peaks() -> dict[str, float]:
         bit_pairs      1-bit multiply-adds by the pair trick
         fp32_max_add   max and sum of floats; fp32_umax_add: the max taken as unsigned integers
         int8_max_add   max of bytes and sum
+        int8_sad       differences of bytes in sliding windows, those that count
 
     "read.l1", "read.l2", "read.l3", "read.memory": plain reads of 16 KiB, half of the second-level
     cache, four times that cache, and 32 MiB that were dropped from all caches, in GB/s.

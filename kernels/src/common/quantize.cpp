@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "common/isa.hpp"
 
@@ -39,12 +40,9 @@ void portable_row(const float* x, std::int64_t count, std::int64_t padded, std::
 }  // namespace quantize
 
 QuantizeRow quantize_row() {
-#ifdef COMPACTNETS_X86
-  const Isa isa = current_isa();
-  if (isa == Isa::amx || isa == Isa::avx512) return quantize::avx512_row;
-  if (isa == Isa::avx2) return quantize::avx2_row;
-#endif
-  return quantize::portable_row;
+  using Row = std::remove_pointer_t<QuantizeRow>;
+  return &pick<Row>(nullptr, COMPACTNETS_AVX512(quantize::avx512_row),
+                    COMPACTNETS_AVX2(quantize::avx2_row), quantize::portable_row);
 }
 
 }  // namespace compactnets

@@ -13,12 +13,8 @@ namespace compactnets::lowbit {
 namespace {
 
 const Operations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<Operations>(&amx_operations, &avx512_operations, &avx2_operations,
-                          portable_operations);
-#else
-  return portable_operations;
-#endif
+  return pick<Operations>(COMPACTNETS_AMX(amx_operations), COMPACTNETS_AVX512(avx512_operations),
+                          COMPACTNETS_AVX2(avx2_operations), portable_operations);
 }
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) {

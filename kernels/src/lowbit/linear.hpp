@@ -56,11 +56,9 @@ struct Operations {
 };
 
 extern const Operations portable_operations;
-#ifdef COMPACTNETS_X86
 extern const Operations avx2_operations;
 extern const Operations avx512_operations;
 extern const Operations amx_operations;
-#endif
 
 // Everything a call needs; see lowbit_linear.
 struct Linear {

@@ -13,11 +13,8 @@ namespace compactnets::nm {
 namespace {
 
 Multiply multiply() {
-#ifdef COMPACTNETS_X86
-  return pick<Multiply>(&amx_multiply, &avx512_multiply, &avx2_multiply, portable_multiply);
-#else
-  return portable_multiply;
-#endif
+  return pick<Multiply>(COMPACTNETS_AMX(amx_multiply), COMPACTNETS_AVX512(avx512_multiply),
+                        COMPACTNETS_AVX2(avx2_multiply), portable_multiply);
 }
 
 std::int64_t round_up(std::int64_t value, std::int64_t step) {

@@ -50,11 +50,9 @@ struct Task {
 using Multiply = void (*)(const Task& task);
 
 extern const Multiply portable_multiply;
-#ifdef COMPACTNETS_X86
 extern const Multiply avx2_multiply;
 extern const Multiply avx512_multiply;
 extern const Multiply amx_multiply;
-#endif
 
 enum class Kind { floats, signed_codes, unsigned_codes };
 

@@ -27,6 +27,7 @@ double int8_dot(std::int64_t steps) {
 
 }  // namespace
 
-const Loops amx_loops = {nullptr, int8_dot, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+const Loops amx_loops = {nullptr, int8_dot, nullptr, nullptr, nullptr,
+                         nullptr, nullptr,  nullptr, nullptr};
 
 }  // namespace compactnets::roofline

@@ -83,6 +83,6 @@ void read(const void* memory, std::int64_t bytes) {
 }  // namespace
 
 const Loops avx2_loops = {fp32_fma, int8_dot, nullptr, nullptr, fp32_max_add<false>,
-                          fp32_max_add<true>, nullptr, read};
+                          fp32_max_add<true>, nullptr, nullptr, read};
 
 }  // namespace compactnets::roofline

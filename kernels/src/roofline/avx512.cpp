@@ -109,6 +109,22 @@ double int8_max_add(std::int64_t steps) {
   return static_cast<double>(steps) * kSums * 64;
 }
 
+double int8_sad(std::int64_t steps) {
+  constexpr int kSums = 16;
+  __m512i sums[kSums], a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
+  COMPACTNETS_UNROLL
+  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_setzero_si512();
+  for (std::int64_t s = 0; s < steps; ++s) {
+    COMPACTNETS_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      opaque(a);
+      sums[i] = _mm512_adds_epu16(sums[i], _mm512_dbsad_epu8(a, b, 0x94));
+      opaque(sums[i]);
+    }
+  }
+  return static_cast<double>(steps) * kSums * 96;
+}
+
 void read(const void* memory, std::int64_t bytes) {
   const char* p = static_cast<const char*>(memory);
   for (const char* end = p + bytes; p != end; p += 512) {
@@ -123,6 +139,6 @@ void read(const void* memory, std::int64_t bytes) {
 }  // namespace
 
 const Loops avx512_loops = {fp32_fma,           int8_dot<false>,    int8_dot<true>, bit_pairs,
-                            fp32_max_add<false>, fp32_max_add<true>, int8_max_add,   read};
+                            fp32_max_add<false>, fp32_max_add<true>, int8_max_add,   int8_sad, read};
 
 }  // namespace compactnets::roofline

@@ -59,7 +59,7 @@ void measure_loops(const std::string& path, const Loops& loops, Rates& rates) {
       {"fp32_fma", loops.fp32_fma},         {"int8_dot", loops.int8_dot},
       {"int8_gather", loops.int8_gather},   {"bit_pairs", loops.bit_pairs},
       {"fp32_max_add", loops.fp32_max_add}, {"fp32_umax_add", loops.fp32_umax_add},
-      {"int8_max_add", loops.int8_max_add}};
+      {"int8_max_add", loops.int8_max_add}, {"int8_sad", loops.int8_sad}};
   for (const auto& [name, loop] : named)
     if (loop) rates[path + "." + name] = loop_rate(loop);
 }
@@ -117,16 +117,18 @@ void measure_reads(const Loops& loops, Rates& rates) {
   rates["read.memory"] = best;
 }
 
+const Loops* loops_of(const std::string& path) {
+  if (path == "amx") return COMPACTNETS_AMX(roofline::amx_loops);
+  if (path == "avx512") return COMPACTNETS_AVX512(roofline::avx512_loops);
+  if (path == "avx2") return COMPACTNETS_AVX2(roofline::avx2_loops);
+  return &roofline::portable_loops;
+}
+
 Rates peaks() {
   Rates rates;
   const Loops* reader = nullptr;
   for (const std::string& path : supported_isas()) {
-    const Loops* loops = &roofline::portable_loops;
-#ifdef COMPACTNETS_X86
-    if (path == "amx") loops = &roofline::amx_loops;
-    if (path == "avx512") loops = &roofline::avx512_loops;
-    if (path == "avx2") loops = &roofline::avx2_loops;
-#endif
+    const Loops* loops = loops_of(path);
     measure_loops(path, *loops, rates);
     if (!reader && loops->read) reader = loops;
   }

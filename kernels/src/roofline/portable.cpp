@@ -47,6 +47,7 @@ void read(const void* memory, std::int64_t bytes) {
 
 }  // namespace
 
-const Loops portable_loops = {fp32_fma, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, read};
+const Loops portable_loops = {fp32_fma, nullptr, nullptr, nullptr, nullptr,
+                              nullptr,  nullptr, nullptr, read};
 
 }  // namespace compactnets::roofline

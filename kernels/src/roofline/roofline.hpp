@@ -20,14 +20,13 @@ struct Loops {
   Loop fp32_max_add;   // max and add, floating point
   Loop fp32_umax_add;  // max as unsigned integers, add by FMA with 1
   Loop int8_max_add;   // max of bytes, add by a dot product with 1
+  Loop int8_sad;       // differences of bytes in sliding windows, of which 3 of 4 count (adder/bytes.hpp)
   void (*read)(const void* memory, std::int64_t bytes);  // a multiple of 512 bytes
 };
 
 extern const Loops portable_loops;
-#ifdef COMPACTNETS_X86
 extern const Loops avx2_loops;
 extern const Loops avx512_loops;
 extern const Loops amx_loops;
-#endif
 
 }  // namespace compactnets::roofline

@@ -12,11 +12,8 @@ namespace compactnets::transform {
 namespace {
 
 const Operations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<Operations>(nullptr, &avx512_operations, &avx2_operations, portable_operations);
-#else
-  return portable_operations;
-#endif
+  return pick<Operations>(nullptr, COMPACTNETS_AVX512(avx512_operations),
+                          COMPACTNETS_AVX2(avx2_operations), portable_operations);
 }
 
 // What the transform of dct.hpp leaves out of frequency k.

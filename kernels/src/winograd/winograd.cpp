@@ -13,11 +13,8 @@ namespace compactnets::winograd {
 namespace {
 
 const Operations& operations() {
-#ifdef COMPACTNETS_X86
-  return pick<Operations>(nullptr, &avx512_operations, &avx2_operations, portable_operations);
-#else
-  return portable_operations;
-#endif
+  return pick<Operations>(nullptr, COMPACTNETS_AVX512(avx512_operations),
+                          COMPACTNETS_AVX2(avx2_operations), portable_operations);
 }
 
 constexpr std::int64_t kSkew = 16;  // floats between positions, against equal cache sets

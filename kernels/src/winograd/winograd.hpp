@@ -85,10 +85,8 @@ struct Operations {
 };
 
 extern const Operations portable_operations;
-#ifdef COMPACTNETS_X86
 extern const Operations avx2_operations;
 extern const Operations avx512_operations;
-#endif
 
 struct Size3 {
   std::int64_t z, y, x;

@@ -21,8 +21,8 @@ LOOPS = {
     "int8": ("int8_dot",),
     "1-bit": ("bit_pairs", "int8_dot"),
     "N:M": ("int8_gather",),
-    "fp32 L1": ("fp32_umax_add",),
-    "int8 L1": ("int8_sad",),
+    "fp32 L1": ("fp32_max_add",),
+    "int8 L1": ("int8_sad", "int8_max_add"),
 }
 
 Row = Mapping[str, Any]
