@@ -185,6 +185,8 @@ def test_what_does_not_fit_is_refused_by_name():
         BinaryConv2dSigns(torch.ones(4, 3, 1, 1), torch.zeros(3))
     with pytest.raises(ValueError, match="training mode"):
         BinaryConv2dSigns.of(layer, nn.BatchNorm2d(4))
+    with pytest.raises(ValueError, match="mixes neighbouring pixels"):
+        BinaryConv2dSigns.of(layer, nn.MaxPool2d(3, stride=1, padding=1).eval())
     with pytest.raises(ValueError, match="not monotone"):
         BinaryConv2dSigns.of(layer, lambda y: y.abs() - 2)
     with pytest.raises(ValueError, match="changes the shape"):

@@ -9,7 +9,6 @@ from compactnets.kernels.adder import (
 )
 from compactnets.kernels.adder_gradient import adder_conv2d
 from compactnets.kernels.adder_layers import AdderConv2d, AdderLinear, adder_codes
-from compactnets.kernels.binary_conv import binary_conv2d, binary_conv2d_reference
 from compactnets.kernels.binary_chain import BinaryConv2dSigns, BinaryLinearSigns, chain
 from compactnets.kernels.binary_conv import (
     binary_conv2d,
@@ -19,6 +18,15 @@ from compactnets.kernels.binary_conv import (
 )
 from compactnets.kernels.binary_layers import BinaryConv2d, BinaryLinear
 from compactnets.kernels.binary_signs import pack_signs, pack_signs_reference, unpack_signs
+from compactnets.kernels.dct import (
+    DCTMask,
+    dct8x8,
+    dct8x8_reference,
+    dct_mask,
+    dct_mask_reference,
+    idct8x8,
+    idct8x8_reference,
+)
 from compactnets.kernels.int8 import (
     int8_conv2d,
     int8_conv2d_reference,
@@ -33,6 +41,7 @@ from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
+from compactnets.kernels.shift import ShiftConv2d, shift2d, shift2d_reference
 from compactnets.kernels.sparse import (
     sparse_conv2d,
     sparse_conv2d_reference,
@@ -46,17 +55,6 @@ from compactnets.kernels.sparse_layers import (
     CSRLinear,
 )
 from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
-from compactnets.kernels.dct import (
-    DCTMask,
-    dct8x8,
-    dct8x8_reference,
-    dct_mask,
-    dct_mask_reference,
-    idct8x8,
-    idct8x8_reference,
-)
-from compactnets.kernels.native import available, isa, supported
-from compactnets.kernels.shift import ShiftConv2d, shift2d, shift2d_reference
 from compactnets.kernels.winograd import winograd3d, winograd3d_reference
 from compactnets.kernels.winograd_layers import Winograd3d
 
@@ -71,20 +69,20 @@ __all__ = [
     "BlockSparseLinear",
     "CSRConv2d",
     "CSRLinear",
+    "DCTMask",
     "Int8Conv2d",
     "Int8Linear",
+    "LowBitConv2d",
+    "LowBitLinear",
+    "NMConv2d",
+    "NMLinear",
+    "ShiftConv2d",
+    "Winograd3d",
     "adder_codes",
     "adder_conv2d",
     "adder_conv2d_packed",
     "adder_conv2d_packed_reference",
     "adder_distances",
-    "DCTMask",
-    "ShiftConv2d",
-    "Winograd3d",
-    "LowBitConv2d",
-    "LowBitLinear",
-    "NMConv2d",
-    "NMLinear",
     "available",
     "binary_conv",
     "binary_conv2d",
@@ -92,36 +90,36 @@ __all__ = [
     "binary_conv2d_signs",
     "binary_conv2d_signs_reference",
     "chain",
-    "int8_conv2d",
-    "int8_conv2d_reference",
-    "int8_linear",
-    "int8_linear_reference",
-    "int8_quantize",
-    "int8_quantize_reference",
     "dct8x8",
     "dct8x8_reference",
     "dct_mask",
     "dct_mask_reference",
     "idct8x8",
     "idct8x8_reference",
+    "int8_conv2d",
+    "int8_conv2d_reference",
+    "int8_linear",
+    "int8_linear_reference",
+    "int8_quantize",
+    "int8_quantize_reference",
     "isa",
     "lowbit_linear",
     "lowbit_linear_reference",
     "nm_conv2d",
     "nm_conv2d_reference",
+    "pack_adder_weight",
     "pack_blocks",
     "pack_csr",
     "pack_signs",
     "pack_signs_reference",
+    "shift2d",
+    "shift2d_reference",
     "sparse_conv2d",
     "sparse_conv2d_reference",
     "sparse_linear",
     "sparse_linear_reference",
-    "pack_adder_weight",
-    "shift2d",
-    "shift2d_reference",
     "supported",
+    "unpack_signs",
     "winograd3d",
     "winograd3d_reference",
-    "unpack_signs",
 ]

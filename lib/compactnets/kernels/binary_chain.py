@@ -46,12 +46,25 @@ def thresholds(
             raise ValueError(f"between changes the shape {tuple(y.shape)} to {tuple(z.shape)}")
         parts.append((z if shift is None else z + shift).flatten(1) >= 0)
     positive = torch.cat(parts)  # (2 depth + 1, out), NaN is -1
+    if between is not None and tail:
+        _check_pointwise(between, layer.scale.shape[0], depth)
     steps = positive[1:].int() - positive[:-1].int()
     falling = (steps < 0).any(0)
     if (falling & (steps > 0).any(0)).any():
         raise ValueError("between is not monotone: its sign changes more than once")
     count = positive.sum(0)
     return (depth + 1 - count).to(torch.int32), falling
+
+
+def _check_pointwise(between: Between, channels: int, depth: int) -> None:
+    """ValueError if between mixes pixels, which a threshold of single pixels cannot follow."""
+    image = torch.arange(9.0).sub(4).mul(depth / 4).view(1, 1, 3, 3).expand(1, channels, 3, 3)
+    alone = between(image.permute(2, 3, 0, 1).reshape(9, channels, 1, 1))
+    together = between(image)
+    if together.shape != image.shape or not torch.allclose(
+        together.permute(2, 3, 0, 1).reshape(9, channels, 1, 1), alone, equal_nan=True
+    ):
+        raise ValueError("between mixes neighbouring pixels (pooling?): keep it outside the chain")
 
 
 def _negated(weight: Tensor, falling: Tensor) -> Tensor:
