@@ -84,7 +84,7 @@ def layers(draw):
     size = (outputs, inputs)
     integers = torch.randint(-zero, 2**bits - zero, size, generator=generator).to(torch.int8)
     scale = torch.rand(inputs // group if group else 1, outputs, generator=generator)
-    x = torch.randn(rows, inputs, generator=generator) * 10 ** draw(st.integers(-20, 20))
+    x = torch.randn(rows, inputs, generator=generator) * 10.0 ** draw(st.integers(-20, 20))
     x = torch.where(x.abs() < 0.1 * x.abs().max() if rows else x > 0, -0.0, x)
     bias = torch.randn(outputs, generator=generator) if draw(st.booleans()) else None
     return x, integers, scale, bias, bits, zero
