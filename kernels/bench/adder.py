@@ -60,6 +60,8 @@ def inference(settings: Settings) -> Iterator[Entry]:
             },
             unequal={"torch fp32 conv": ANOTHER, "torch prepacked conv": ANOTHER},
             operations=count,
+            unit="fp32 L1",
+            traffic=4 * (2 * x.numel() + weight.numel()),
         )
         yield from contest(
             "adder_conv2d fp32",
@@ -117,6 +119,8 @@ def _codes(
         convolutions,
         unequal=dict.fromkeys(convolutions, ANOTHER),
         operations=count,
+        unit="int8 L1",
+        traffic=5 * x.numel() + filters.numel(),  # a byte in, an int32 out
     )
     real, filters = step * (codes.float() - zero).contiguous(), step * (filters.float() - zero)
     yield from contest(

@@ -90,7 +90,7 @@ def chained(channels: int, size: int, settings: Settings) -> Iterator[Entry]:
         f"2 x 3x3 {channels}x{size}x{size}",
         settings,
         partial(kernels.chain(network), x),
-        {"unchained": partial(network, x)},
+        {"ours, unchained": partial(network, x)},
         operations=2 * 9 * channels**2 * size**2,
         unit="1-bit",
     )

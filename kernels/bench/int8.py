@@ -75,6 +75,13 @@ def _ours(layer: Int8Layer, y_scale: float | None):
     return kernels.Int8Conv2d(layer.weight, padding=layer.padding, groups=layer.groups, **options)
 
 
+def _bytes(layer: Int8Layer, y_scale: float | None) -> int:
+    """Of input, weight and output; stride is 1 and padding keeps the size."""
+    outputs = layer.x.numel() // layer.x.shape[1] * layer.weight.shape[0]
+    inputs = layer.x.numel() * layer.x.element_size()
+    return inputs + layer.weight.numel() + outputs * (1 if y_scale else 4)
+
+
 def _conv_rows(settings: Settings) -> Iterator[Entry]:
     for inputs, outputs, size, kernel, depthwise in CONVS:
         groups = inputs if depthwise else 1
@@ -90,6 +97,8 @@ def _conv_rows(settings: Settings) -> Iterator[Entry]:
                 _conv_peers(one, settings.threads),
                 tolerance=1.0 if y_scale else 0.6 * (layer.y_scale or 0),
                 operations=macs,
+                unit="int8",
+                traffic=_bytes(one, y_scale),
             )
 
 
@@ -124,6 +133,8 @@ def _linear_rows(settings: Settings) -> Iterator[Entry]:
             tolerance=1.0,
             unequal={"torch._int_mm": "int32 sums, without scales"},
             operations=macs,
+            unit="int8",
+            traffic=_bytes(layer, layer.y_scale),
         )
         floating = _floating(layer, None)
         yield from contest(
@@ -137,6 +148,8 @@ def _linear_rows(settings: Settings) -> Iterator[Entry]:
             },
             tolerance=1e-3,
             operations=macs,
+            unit="int8",
+            traffic=_bytes(floating, None),
         )
         dynamic = kernels.Int8Linear(layer.weight, w_scale=layer.w_scale)
         yield from contest(
@@ -147,6 +160,8 @@ def _linear_rows(settings: Settings) -> Iterator[Entry]:
             {"onnxruntime int8": peers.onnx_dynamic_linear(floating, settings.threads)},
             unequal={"onnxruntime int8": "one scale per matrix; ours: one per row"},
             operations=macs,
+            unit="int8",
+            traffic=_bytes(floating, None),
         )
 
 

@@ -87,4 +87,6 @@ def measure(settings: Settings) -> Iterator[Entry]:
                         "ours W4A8": "it holds other weights",
                     },
                     operations=rows * size**2,
+                    unit="int8",
+                    traffic=size**2 * options["bits"] // 8 + 8 * rows * size,
                 )

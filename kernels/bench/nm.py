@@ -66,7 +66,7 @@ def _convolution(size: int, width: int, n: int, m: int, settings: Settings) -> I
         },
         tolerance=5e-2,  # of results up to 10: OpenVINO passes bf16 on
         unequal=dict.fromkeys(("onnxruntime int8", "onnxruntime int8 nhwc", "torch int8"), ROUNDED),
-        operations=size**2 * width**2,
+        operations=size**2 * width**2 * n // m,
     )
 
 
@@ -89,7 +89,7 @@ def _linear(size: int, rows: int, n: int, m: int, settings: Settings) -> Iterato
         },
         tolerance=1e-2,
         unequal={"torch _int_mm": "bare integer product, without scales"},
-        operations=rows * size**2,
+        operations=rows * size**2 * n // m,
     )
 
 

@@ -74,6 +74,7 @@ def session(model, x: Tensor, threads: int) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    onnxruntime.set_default_logger_severity(3)
     run = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     inputs = {"x": x.contiguous().numpy()}
     return lambda: torch.from_numpy(run.run(None, inputs)[0])

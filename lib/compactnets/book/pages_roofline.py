@@ -127,7 +127,10 @@ def _frame(x: Axis, y: Axis) -> list[str]:
 
 
 def _rivals(contents: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Row]]:
-    """For every kernel and shape the row of the fastest peer that computes the same."""
+    """For every kernel and shape the row of the fastest peer that computes the same.
+
+    Stages of a network are not kernels, another form of our own kernel is no peer.
+    """
     found = []
     for content in contents.values():
         for row in _single(content["rows"]):
@@ -135,9 +138,11 @@ def _rivals(contents: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, Row]]:
             same = [
                 other
                 for other in content["rows"]
-                if other["max_error"] is not None and where.items() <= other.items()
+                if other["max_error"] is not None
+                and where.items() <= other.items()
+                and not other["peer"].startswith("ours")
             ]
-            if same:
+            if same and ": stage" not in row["shape"]:
                 name = f"{row['kernel']} {row['shape']}"
                 found.append((name, min(same, key=lambda other: other["peer_us"])))
     return found
