@@ -51,7 +51,7 @@ sanitize: .venv/.package  ## tests of the kernels under the address and undefine
 	PYTHONPATH="$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 		LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 \
-		$(SANITIZED) -m pytest $(wildcard tests/test_kernels_*.py) $(FLAGS)
+		$(SANITIZED) -m pytest -s $(wildcard tests/test_kernels_*.py) $(FLAGS)
 
 lint: .venv/.package  ## format, lint and types
 	$(BIN)/ruff format --check lib tests

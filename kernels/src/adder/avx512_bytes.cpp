@@ -24,7 +24,9 @@ inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
 inline void store(void* p, __m512i v) { _mm512_storeu_si512(p, v); }
 
 inline __m512i broadcast8(const std::uint8_t* p) {
-  return _mm512_set1_epi64(*reinterpret_cast<const long long __attribute__((may_alias, aligned(1)))*>(p));
+  long long bytes;  // at any address
+  __builtin_memcpy(&bytes, p, sizeof(bytes));
+  return _mm512_set1_epi64(bytes);
 }
 
 // Keeps v in a register, and what is computed before it before what comes after: left to itself
