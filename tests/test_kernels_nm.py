@@ -85,7 +85,8 @@ print(kernels.isa())
 @pytest.mark.parametrize("isa", [isa for isa in kernels.supported() if isa != "reference"])
 def test_every_path_equals_the_reference_bit_for_bit(isa):
     here = os.path.dirname(__file__)
-    environment = {**os.environ, "COMPACTNETS_ISA": isa, "OMP_NUM_THREADS": "1", "PYTHONPATH": here}
+    environment = {**os.environ, "COMPACTNETS_ISA": isa, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", CHECK], env=environment, capture_output=True, text=True
     )

@@ -138,7 +138,8 @@ void read(const void* memory, std::int64_t bytes) {
 
 }  // namespace
 
-const Loops avx512_loops = {fp32_fma,           int8_dot<false>,    int8_dot<true>, bit_pairs,
-                            fp32_max_add<false>, fp32_max_add<true>, int8_max_add,   int8_sad, read};
+const Loops avx512_loops = {fp32_fma,            int8_dot<false>,    int8_dot<true>,
+                            bit_pairs,           fp32_max_add<false>, fp32_max_add<true>,
+                            int8_max_add,        int8_sad,            read};
 
 }  // namespace compactnets::roofline

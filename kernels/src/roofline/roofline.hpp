@@ -20,7 +20,7 @@ struct Loops {
   Loop fp32_max_add;   // max and add, floating point
   Loop fp32_umax_add;  // max as unsigned integers, add by FMA with 1
   Loop int8_max_add;   // max of bytes, add by a dot product with 1
-  Loop int8_sad;       // differences of bytes in sliding windows, of which 3 of 4 count (adder/bytes.hpp)
+  Loop int8_sad;       // differences of bytes in sliding windows, those that count: 3 of 4
   void (*read)(const void* memory, std::int64_t bytes);  // a multiple of 512 bytes
 };
 
