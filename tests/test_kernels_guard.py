@@ -124,4 +124,4 @@ def test_no_path_reads_beyond_its_inputs(isa):
 def test_the_guard_bites_one_byte_beyond():
     assert run("guarded.py", "0").stdout == "within\nread\n"
     beyond = run("guarded.py", "1")
-    assert beyond.stdout == "within\n" and beyond.returncode < 0
+    assert beyond.stdout == "within\n" and beyond.returncode != 0

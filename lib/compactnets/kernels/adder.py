@@ -22,7 +22,7 @@ from compactnets.kernels.adder_pack import (
     packed_shape,
     unpack_adder_weight,
 )
-from compactnets.kernels.geometry import pair, positions
+from compactnets.kernels.geometry import memory_format, pair, positions
 from compactnets.kernels.operator import Operator
 
 __all__ = [
@@ -124,11 +124,6 @@ def _shapes(x, packed, scale, bias):
     return x.dtype, x.shape, packed.shape, scales, biases
 
 
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """The result's: channels_last if x has its channels side by side, else contiguous."""
-    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-
-
 def _result_dtype(x: Tensor, scale: Tensor | None) -> torch.dtype:
     return torch.int32 if x.dtype in CODES and scale is None else torch.float32
 
@@ -165,7 +160,7 @@ def adder_conv2d_packed_reference(
         y = y.float() * scale[:, None, None]
     if bias is not None:
         y = y + bias[:, None, None]
-    return torch.empty_like(y, memory_format=_memory_format(x)).copy_(y)
+    return torch.empty_like(y, memory_format=memory_format(x)).copy_(y)
 
 
 _SCHEMA = (
@@ -192,7 +187,7 @@ def _fake(
         *_shapes(*tensors), out_channels, kernel_size, stride, padding, zero_point
     )
     dtype = _result_dtype(x, scale)
-    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=_memory_format(x))
+    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format(x))
 
 
 def _kernel(module: ModuleType):

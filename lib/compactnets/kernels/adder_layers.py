@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from compactnets.kernels.adder import adder_conv2d_packed
 from compactnets.kernels.adder_pack import pack_adder_weight, unpack_adder_weight
+from compactnets.kernels.channels import per_channel_if_any
 from compactnets.kernels.geometry import pair
 
 
@@ -73,8 +74,8 @@ class AdderConv2d(nn.Module):
             scale = step * (torch.ones(self.out_channels) if scale is None else scale.detach())
         # Held as integers in fp32 too: neither .half() nor the count of parameters concerns it.
         self.register_buffer("packed", packed.view(torch.int32 if step is None else torch.int8))
-        self.register_buffer("scale", _channels("scale", scale, self.out_channels))
-        self.register_buffer("bias", _channels("bias", bias, self.out_channels))
+        self.register_buffer("scale", per_channel_if_any("scale", scale, self.out_channels))
+        self.register_buffer("bias", per_channel_if_any("bias", bias, self.out_channels))
         self.register_buffer("step", None if step is None else torch.tensor(float(step)))
 
     @classmethod
@@ -191,12 +192,3 @@ class AdderLinear(nn.Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}"
-
-
-def _channels(name: str, values: Tensor | None, channels: int) -> Tensor | None:
-    """A float32 copy of per-channel values, any shape with one element per channel."""
-    if values is None:
-        return None
-    if values.numel() != channels:
-        raise ValueError(f"{name} must have {channels} values, got shape {tuple(values.shape)}")
-    return values.detach().reshape(channels).to(torch.float32, copy=True)

@@ -1,5 +1,6 @@
 """Layers for inference on the 1-bit kernels: packed when they are built, loadable, compilable."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from compactnets.kernels.binary_conv import binary_conv2d, pack_weight, unpack_weight
 from compactnets.kernels.binary_signs import words_of
+from compactnets.kernels.channels import per_channel_if_any
 
 
 def as_pair(name: str, value: int | Sequence[int]) -> tuple[int, int]:
@@ -65,9 +67,11 @@ class BinaryConv2d(nn.Module):
         if scale is None:
             scale = torch.ones(self.out_channels, device=weight.device)
         self.register_buffer("packed", packed)
-        self.register_buffer("scale", _channels("scale", scale, self.out_channels))
-        self.register_buffer("bias", _channels("bias", bias, self.out_channels))
-        self.register_buffer("input_shift", _channels("input_shift", input_shift, self.in_channels))
+        self.register_buffer("scale", per_channel_if_any("scale", scale, self.out_channels))
+        self.register_buffer("bias", per_channel_if_any("bias", bias, self.out_channels))
+        self.register_buffer(
+            "input_shift", per_channel_if_any("input_shift", input_shift, self.in_channels)
+        )
 
     @classmethod
     def blank(
@@ -174,9 +178,11 @@ class BinaryLinear(nn.Module):
         if scale is None:
             scale = torch.ones(self.out_features, device=weight.device)
         self.register_buffer("packed", pack_weight(weight[:, :, None, None]))
-        self.register_buffer("scale", _channels("scale", scale, self.out_features))
-        self.register_buffer("bias", _channels("bias", bias, self.out_features))
-        self.register_buffer("input_shift", _channels("input_shift", input_shift, self.in_features))
+        self.register_buffer("scale", per_channel_if_any("scale", scale, self.out_features))
+        self.register_buffer("bias", per_channel_if_any("bias", bias, self.out_features))
+        self.register_buffer(
+            "input_shift", per_channel_if_any("input_shift", input_shift, self.in_features)
+        )
 
     @classmethod
     def blank(
@@ -220,21 +226,9 @@ class BinaryLinear(nn.Module):
 
     def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """1-bit multiply-adds of one call, as nn.Linear is counted."""
-        rows = 1
-        for size in output_shape[:-1]:
-            rows *= size
-        return rows * self.cost_weights()
+        return math.prod(output_shape[:-1]) * self.cost_weights()
 
     def extra_repr(self) -> str:
         present = [name for name in ("bias", "input_shift") if getattr(self, name) is not None]
         named = "".join(f", {name}=True" for name in present)
         return f"in_features={self.in_features}, out_features={self.out_features}{named}"
-
-
-def _channels(name: str, values: Tensor | None, channels: int) -> Tensor | None:
-    """A float32 copy of per-channel values, any shape with one element per channel."""
-    if values is None:
-        return None
-    if values.numel() != channels:
-        raise ValueError(f"{name} must have {channels} values, got shape {tuple(values.shape)}")
-    return values.detach().reshape(channels).to(torch.float32, copy=True)

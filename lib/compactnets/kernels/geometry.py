@@ -3,6 +3,9 @@
 import functools
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 _NUMBER = {2: "two", 3: "three"}
 
 
@@ -35,3 +38,18 @@ def positions(size: int, kernel: int, stride: int, padding: int, dilation: int =
             f"with padding {padding}"
         )
     return room // stride + 1
+
+
+def conv_geometry(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
+    """The four of a 2-D convolution as pairs; ValueError names the one that is none."""
+    return (
+        pair("kernel_size", kernel_size),
+        pair("stride", stride),
+        pair("padding", padding, least=0),
+        pair("dilation", dilation),
+    )
+
+
+def memory_format(x: Tensor) -> torch.memory_format:
+    """Of the result for x: channels_last if it has its channels side by side, else contiguous."""
+    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format

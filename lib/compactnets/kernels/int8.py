@@ -9,19 +9,18 @@ from types import ModuleType
 import torch
 
 from compactnets.kernels import native
+from compactnets.kernels.geometry import conv_geometry, memory_format
 from compactnets.kernels.int8_pack import pack_int8, quantize_weight, unpack_int8
 from compactnets.kernels.int8_reference import (
     check_arguments,
     check_devices,
     check_quantize,
     check_signature,
-    checked_geometry,
     conv_shape,
     int8_conv2d_reference,
     int8_linear_reference,
     int8_quantize_reference,
     linear_shape,
-    memory_format,
 )
 from compactnets.kernels.operator import Operator
 
@@ -58,7 +57,7 @@ def _linear_plan(x, packed, dtypes, scale, bias, x_zero, out_dtype, y_zero):
 def _conv_plan(x, packed, dtypes, scale, bias, sizes, groups, x_zero, out_dtype, y_zero):
     """Geometry of the convolution; shape, channels_last strides and dtype of the result."""
     check_signature(dtypes, scale, bias, x_zero, out_dtype, y_zero)
-    geometry = checked_geometry(*sizes)
+    geometry = conv_geometry(*sizes)
     shape = conv_shape(x, packed, scale[0], *geometry, groups)
     _, channels, height, width = shape
     strides = (channels * height * width, 1, channels * width, channels)
@@ -173,7 +172,7 @@ def _fake_conv2d(
     y_zero=0,
 ):
     check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero)
-    geometry = checked_geometry(kernel_size, stride, padding, dilation)
+    geometry = conv_geometry(kernel_size, stride, padding, dilation)
     shape = conv_shape(tuple(x.shape), tuple(packed.shape), scale.shape[0], *geometry, groups)
     dtype = out_dtype or torch.float32
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=memory_format(x))

@@ -1,10 +1,12 @@
 """Layers for inference on the int8 kernels: packed when they are built, loadable, compilable."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from compactnets.kernels.channels import per_channel
 from compactnets.kernels.geometry import pair
 from compactnets.kernels.int8 import int8_conv2d, int8_linear
 from compactnets.kernels.int8_pack import pack_int8, quantize_weight, unpack_int8
@@ -29,7 +31,7 @@ class _Int8Layer(nn.Module):
         if weight.dtype is torch.int8:
             if w_scale is None:
                 raise ValueError("an int8 weight needs its w_scale")
-            return weight.detach(), _channels("w_scale", w_scale, len(weight))
+            return weight.detach(), per_channel("w_scale", w_scale, len(weight))
         if w_scale is not None:
             raise ValueError(f"w_scale belongs to an int8 weight, got {weight.dtype}")
         return quantize_weight(weight)
@@ -52,7 +54,7 @@ class _Int8Layer(nn.Module):
         if y_dtype not in (torch.uint8, torch.int8):
             raise ValueError(f"y_dtype must be uint8 or int8, got {y_dtype}")
         if bias is not None:
-            bias = (_channels("bias", bias, len(w_scale)).double() / (y_scale or 1)).float()
+            bias = (per_channel("bias", bias, len(w_scale)).double() / (y_scale or 1)).float()
         scale = w_scale.double() * (x_scale or 1) / (y_scale or 1)
         nan = float("nan")
         grid = (x_scale or nan, x_zero, y_scale or nan, y_zero, relu, y_dtype is torch.int8)
@@ -167,10 +169,7 @@ class Int8Linear(_Int8Layer):
 
     def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """8-bit multiply-adds of one call, as nn.Linear is counted."""
-        rows = 1
-        for size in output_shape[:-1]:
-            rows *= size
-        return rows * self.cost_weights()
+        return math.prod(output_shape[:-1]) * self.cost_weights()
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}{self._repr()}"
@@ -296,10 +295,3 @@ class Int8Conv2d(_Int8Layer):
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         text += "".join(f", {name}={value}" for name, value in self._geometry().items())
         return text + self._repr()
-
-
-def _channels(name: str, values: Tensor, channels: int) -> Tensor:
-    """A float32 copy of per-channel values, any shape with one element per channel."""
-    if values.numel() != channels:
-        raise ValueError(f"{name} must have {channels} values, got shape {tuple(values.shape)}")
-    return values.detach().reshape(channels).to(torch.float32, copy=True)

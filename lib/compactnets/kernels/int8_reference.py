@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compactnets.kernels.geometry import pair, positions
+from compactnets.kernels.geometry import conv_geometry, memory_format, positions
 from compactnets.kernels.int8_pack import packed_shape, unpack_int8
 
 _LIMITS = {torch.uint8: (0, 255), torch.int8: (-128, 127)}
@@ -226,7 +226,7 @@ def int8_conv2d_reference(
     dynamically. The result is channels_last if x has channel stride 1, else contiguous.
     """
     check_arguments(x, packed, scale, bias, x_zero, out_dtype, y_zero)
-    geometry = checked_geometry(kernel_size, stride, padding, dilation)
+    geometry = conv_geometry(kernel_size, stride, padding, dilation)
     conv_shape(tuple(x.shape), tuple(packed.shape), scale.shape[0], *geometry, groups)
     weight = unpack_int8(
         packed, scale.shape[0], x.shape[1], geometry[0], groups, geometry[3][1]
@@ -245,17 +245,3 @@ def int8_conv2d_reference(
         y_zero,
     )
     return torch.empty_like(y, memory_format=memory_format(x)).copy_(y)
-
-
-def checked_geometry(kernel_size, stride, padding, dilation):
-    return (
-        pair("kernel_size", kernel_size),
-        pair("stride", stride),
-        pair("padding", padding, least=0),
-        pair("dilation", dilation),
-    )
-
-
-def memory_format(x: Tensor) -> torch.memory_format:
-    """The result's: channels_last if x has its channels side by side, else contiguous."""
-    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format

@@ -1,5 +1,6 @@
 """Layers for inference with weights of 4 or 2 bits: packed when they are built, loadable."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
@@ -191,10 +192,7 @@ class LowBitLinear(nn.Module):
 
     def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """Multiply-adds of one call, as nn.Linear is counted."""
-        rows = 1
-        for size in output_shape[:-1]:
-            rows *= size
-        return rows * self.cost_weights()
+        return math.prod(output_shape[:-1]) * self.cost_weights()
 
     def extra_repr(self) -> str:
         kind = "ternary" if self.ternary else f"bits={self.weight_bits}"

@@ -1,5 +1,6 @@
 """Layers for inference with N:M sparse int8 weights: packed when they are built, loadable."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -230,10 +231,7 @@ class NMLinear(NMConv2d):
 
     def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
         """Multiply-adds with weights that are kept."""
-        rows = 1
-        for size in output_shape[:-1]:
-            rows *= size
-        return rows * self.cost_weights()
+        return math.prod(output_shape[:-1]) * self.cost_weights()
 
 
 def _tiles_again(layer: NMConv2d, _keys: object) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compactnets.kernels import native
-from compactnets.kernels.geometry import pair, positions
+from compactnets.kernels.geometry import conv_geometry, memory_format, positions
 from compactnets.kernels.operator import Operator
 from compactnets.kernels.sparse_pack import BLOCKS, check_index
 from compactnets.kernels.sparse_plans import Call, PlanCache
@@ -57,20 +57,6 @@ def _conv_shape(
     return x[0], rows * n, height, width
 
 
-def _geometry(kernel_size, stride, padding, dilation):
-    return (
-        pair("kernel_size", kernel_size),
-        pair("stride", stride),
-        pair("padding", padding, least=0),
-        pair("dilation", dilation),
-    )
-
-
-def _memory_format(x: Tensor) -> torch.memory_format:
-    """The result's: channels_last if x has its channels side by side, else contiguous."""
-    return torch.channels_last if x.stride(1) == 1 else torch.contiguous_format
-
-
 def _product(columns: Tensor, values: Tensor, index: Tensor, starts: Tensor) -> Tensor:
     """(groups, inputs, pixels) -> (outputs, pixels): every block adds its n products to its row."""
     groups, inputs, pixels = columns.shape
@@ -113,7 +99,7 @@ def sparse_conv2d_reference(
     that do not fit.
     """
     outputs = _check_tensors(x, values, index, starts, bias)
-    geometry = _geometry(kernel_size, stride, padding, dilation)
+    geometry = conv_geometry(kernel_size, stride, padding, dilation)
     shape = _conv_shape(x.shape, values, starts, geometry, groups)
     size, step, around, spread = geometry
     y = x.new_empty(shape[0], outputs, shape[2] * shape[3])
@@ -123,7 +109,7 @@ def sparse_conv2d_reference(
     y = y.unflatten(2, shape[2:])
     y = y if bias is None else y + bias[:, None, None]
     y = _clamp(y, low, high)
-    return torch.empty_like(y, memory_format=_memory_format(x)).copy_(y)
+    return torch.empty_like(y, memory_format=memory_format(x)).copy_(y)
 
 
 def sparse_linear_reference(
@@ -168,9 +154,9 @@ def _fake_conv2d(
     high=None,
 ):
     _check_tensors(x, values, index, starts, bias)
-    geometry = _geometry(kernel_size, stride, padding, dilation)
+    geometry = conv_geometry(kernel_size, stride, padding, dilation)
     shape = _conv_shape(x.shape, values, starts, geometry, groups)
-    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 def _fake_linear(x, values, index, starts, bias=None, *, low=None, high=None):
@@ -184,9 +170,9 @@ def _conv_kernel(module: ModuleType):
 
     def prepare(x, values, index, starts, bias, sizes, groups, low, high):
         _check_tensors(x, values, index, starts, bias)
-        geometry = _geometry(*sizes)
+        geometry = conv_geometry(*sizes)
         shape = _conv_shape(x.shape, values, starts, geometry, groups)
-        form = _memory_format(x)
+        form = memory_format(x)
         as_is = x.is_contiguous(memory_format=form)
         return Call(tuple(x.shape), shape, form, geometry, low, high, groups, as_is=as_is)
 
@@ -206,7 +192,7 @@ def _conv_kernel(module: ModuleType):
         high=None,
     ):
         if type(kernel_size) is not tuple:  # from the dispatcher: lists
-            kernel_size, stride, padding, dilation = _geometry(
+            kernel_size, stride, padding, dilation = conv_geometry(
                 kernel_size, stride, padding, dilation
             )
         return cache.run(
