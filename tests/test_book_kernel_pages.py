@@ -172,6 +172,10 @@ def test_times_have_three_digits_that_count():
     assert times == ["0.5 µs", "100 µs", "1,080 µs", "45.6 ms", "1,200 ms"]
 
 
+def test_ratios_have_three_digits_that_count():
+    assert [contests.times_faster(r) for r in (0.934, 4.5, 123.4)] == ["0.934×", "4.5×", "123×"]
+
+
 def test_the_share_of_the_peak_counts_threads_and_falls_to_the_next_path():
     peaks = CONTENT["peaks"]
     assert contests.share(row(threads=2, ours=5.0), peaks) == 0.5

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from kernels.bench import peers
 from kernels.bench.contest import contest
 from kernels.bench.entries import Entry, Settings
+from kernels.bench.peers_int8 import Int8Layer, onnx_int8_conv2d
 from torch import Tensor, nn
 
 from compactnets import kernels
@@ -40,6 +41,10 @@ def same_size(channels: int, size: int, kernel: int, settings: Settings) -> Iter
     alpha, padding = _scale(channels), kernel // 2
     layer = kernels.BinaryConv2d(weight, alpha, padding=padding)
     dense = alpha[:, None, None, None] * weight
+    bytes_too = Int8Layer(
+        (x + 128).to(torch.uint8), weight.to(torch.int8), 1.0, 128, alpha, 1.0, 128, padding=padding
+    )
+    threads = settings.threads
     yield from contest(
         "binary_conv2d",
         f"{kernel}x{kernel} {channels}x{size}x{size}",
@@ -48,11 +53,14 @@ def same_size(channels: int, size: int, kernel: int, settings: Settings) -> Iter
         {
             "torch fp32": peers.torch_conv2d(x, dense, padding=padding),
             "torch prepacked": peers.torch_conv2d_prepacked(x, dense, padding=padding),
-            "onnxruntime fp32": peers.onnx_conv2d(x, dense, settings.threads, padding=padding),
+            "onnxruntime fp32": peers.onnx_conv2d(x, dense, threads, padding=padding),
+            "onnxruntime int8": onnx_int8_conv2d(bytes_too, threads, channels_last=True),
         },
         tolerance=1e-2,  # sums of up to 4608 terms of about 1 in fp32
+        unequal={"onnxruntime int8": "the same layer from bytes to bytes, rounded"},
         operations=kernel**2 * channels**2 * size**2,
         unit="1-bit",
+        traffic=8 * x.numel() + weight.numel() / 8,  # fp32 in and out
     )
 
 
@@ -71,6 +79,7 @@ def halved(channels: int, size: int, settings: Settings) -> Iterator[Entry]:
         tolerance=1e-2,
         operations=9 * 2 * channels**2 * ((size + 1) // 2) ** 2,
         unit="1-bit",
+        traffic=4 * x.numel() + 8 * channels * ((size + 1) // 2) ** 2 + weight.numel() / 8,
     )
 
 
@@ -93,6 +102,7 @@ def chained(channels: int, size: int, settings: Settings) -> Iterator[Entry]:
         {"ours, unchained": partial(network, x)},
         operations=2 * 9 * channels**2 * size**2,
         unit="1-bit",
+        traffic=8 * x.numel() + 2 * 9 * channels**2 / 8,
     )
 
 

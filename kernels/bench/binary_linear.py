@@ -36,4 +36,5 @@ def measure(settings: Settings) -> Iterator[Entry]:
             tolerance=1e-2,  # sums of 1024 terms of about 1 in fp32
             operations=tokens * width**2,
             unit="1-bit",
+            traffic=8 * x.numel() + weight.numel() / 8,
         )

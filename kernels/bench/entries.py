@@ -90,7 +90,7 @@ def store(entries: Iterable[Entry], path: Path | None = None, **about: Any) -> P
 
 def machine() -> dict[str, str]:
     """What the figures of a record depend on."""
-    cores = f"{len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    cores = f"{os.cpu_count()} cores"
     return {"CPU": cpu_model(), "with": cores, "paths": ", ".join(kernels.supported()[:-1])}
 
 

@@ -69,6 +69,11 @@ def microseconds(value: float) -> str:
     return f"{value:,.0f} µs" if value >= 99.95 else f"{value:.3g} µs"
 
 
+def times_faster(ratio: float) -> str:
+    """0.93×, 4.56×, 123×."""
+    return f"{ratio:,.0f}×" if ratio >= 99.5 else f"{ratio:.3g}×"
+
+
 def rate(row: Row) -> float | None:
     """Operations in 10^9 per second, or None if the row does not count them."""
     return row["operations"] / row["ours_us"] / 1e3 if row.get("operations") else None
@@ -130,7 +135,7 @@ def _ratio(row: Row) -> str:
     """How many times faster than the peer; the spread of the rounds on pointing at it."""
     spread = f"5 % to 95 % of the rounds: {row['ratio_p5']:.2f} to {row['ratio_p95']:.2f}"
     kind = "cn-slower" if row["ratio"] < 1 else None
-    times = tag("span", f"{row['ratio']:.3g}×" + ("*" if row.get("note") else ""), class_=kind)
+    times = tag("span", times_faster(row["ratio"]) + "*" * bool(row.get("note")), class_=kind)
     return tag("span", times, tag("small", microseconds(row["peer_us"])), title=spread)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from compactnets.book.pages_contests import PATHS, Row, fastest, limit, rate
+from compactnets.book.pages_contests import PATHS, Row, fastest, limit, rate, times_faster
 from compactnets.book.pages_figures import drawing, label, tag
 
 LEFT, RIGHT, TOP, BOTTOM = 64, 620, 16, 300
@@ -153,7 +153,7 @@ def best_peers(contents: Mapping[str, Mapping[str, Any]]) -> str | None:
     lines = _rivals(contents)
     if not lines:
         return None
-    left, right, step = 300, 600, 19
+    left, right, step = 350, 600, 19
     x = Axis([row["ratio"] for _, row in lines] + [0.9, 1.1], left, right)
     bottom = 8 + step * len(lines)
     parts = [tag("line", x1=x.at(1), x2=x.at(1), y1=2, y2=bottom, class_="cn-axis")]
@@ -166,6 +166,6 @@ def best_peers(contents: Mapping[str, Mapping[str, Any]]) -> str | None:
         told = tag("title", escape(f"{name}: {row['ratio']:.2f}× {row['peer']}"))
         bar = tag("line", told, x1=x.at(1), x2=end, y1=y, y2=y, class_=f"cn-bar cn-{kind}")
         parts += [label(left - 10, y + 4, name, text_anchor="end", class_="cn-note"), bar]
-        note = f"{row['ratio']:.2g}× {row['peer']}"
+        note = f"{times_faster(row['ratio'])} {row['peer']}"
         parts.append(label(max(end, x.at(1)) + 8, y + 4, note, class_="cn-note"))
     return drawing(right + 170, bottom + 24, "Every kernel beside its best peer", *parts)

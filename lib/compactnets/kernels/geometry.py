@@ -40,7 +40,10 @@ def positions(size: int, kernel: int, stride: int, padding: int, dilation: int =
     return room // stride + 1
 
 
-def conv_geometry(kernel_size, stride, padding, dilation) -> tuple[tuple[int, int], ...]:
+Pair = tuple[int, int]
+
+
+def conv_geometry(kernel_size, stride, padding, dilation) -> tuple[Pair, Pair, Pair, Pair]:
     """The four of a 2-D convolution as pairs; ValueError names the one that is none."""
     return (
         pair("kernel_size", kernel_size),
