@@ -57,7 +57,7 @@ def _run(name: str, module: Any, options: argparse.Namespace) -> None:
     if options.record:
         entries.store(
             rows,
-            paths.results_dir() / "kernels" / f"{name}.json",
+            paths.results_dir() / getattr(module, "RECORD", f"kernels/{name}.json"),
             title=(module.__doc__ or name).partition("\n")[0],
             machine=entries.machine(),
             versions=entries.versions(),

@@ -29,6 +29,7 @@ from compactnets.data.augment import Compose, RandomCrop, RandomFlip
 from compactnets.method import Hook, Progress
 from compactnets.train.devices import precision_of, wants_compiling
 
+RECORD = "train/speed.json"  # among the results; shown with the protocol
 BATCH = 128
 STEPS = 20  # a round
 LONG = 10**6  # steps
