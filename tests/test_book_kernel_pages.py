@@ -148,6 +148,7 @@ CONTENT = {
         "read.l2": 50.0,
         "read.memory": 10.0,
     },
+    "parts": {"stem": 30.0, "rest": 90.0},
     "rows": [
         row(),
         row(peer="other", theirs=5.0, max_error=None, note="rounds"),
@@ -164,6 +165,7 @@ def test_a_contest_shows_ratio_share_paths_threads_and_what_is_not_the_same():
     assert 'class="cn-slower">0.5×*' in text and "other: rounds" in text
     assert "20 µs (0.50)" in text  # half as fast on avx2
     assert "6 µs (1.67×)" in text  # on two threads
+    assert "<th>stem</th><td>30 µs</td><td>25%</td>" in text
     assert "CPU x<y" in text and "torch 2" in text
 
 

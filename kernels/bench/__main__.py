@@ -62,6 +62,7 @@ def _run(name: str, module: Any, options: argparse.Namespace) -> None:
             machine=entries.machine(),
             versions=entries.versions(),
             peaks=roofline.peaks(),
+            **({"parts": module.parts()} if hasattr(module, "parts") else {}),
         )
     print(f"written to {path}", flush=True)
 

@@ -52,7 +52,7 @@ def section(content: Mapping[str, Any]) -> str:
         main = [row for row in own if row["isa"] == path and row["threads"] == 1] or own
         parts += [_beside_peers(main, content.get("peaks", {})), _notes(main)]
         parts += [_by_path(own), _by_threads(own, path)]
-    parts.append(_conditions(content))
+    parts += [_parts(content.get("parts", {})), _conditions(content)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -182,6 +182,15 @@ def _by_threads(rows: Sequence[Row], path: str) -> str:
         body.append(cells)
     titles = [f"{count} thread{'s' if count > 1 else ''}" for count in counts]
     return f"By threads:\n\n{_table(['shape', *titles], body)}"
+
+
+def _parts(times: Mapping[str, float]) -> str:
+    """Where a network's time goes; "" if that was not measured."""
+    if not times:
+        return ""
+    total = sum(times.values())
+    body = [[escape(part), microseconds(t), f"{t / total:.0%}"] for part, t in times.items()]
+    return f"Where the time goes, one thread:\n\n{_table(['part', 'time', 'share'], body)}"
 
 
 def _conditions(content: Mapping[str, Any]) -> str:
