@@ -14,7 +14,10 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCK = (ROOT / "requirements.lock").read_text().splitlines()
+LOCKS = {
+    name: (ROOT / name).read_text().splitlines()
+    for name in ("requirements.lock", "requirements-bench.lock")
+}
 LOCKED_GROUPS = tuple(PYPROJECT["project"]["optional-dependencies"])
 CONDA_NAMES = {"pytorch": "torch"}  # where conda-forge calls a package otherwise
 CONDA_TOOLS = {"python", "pip", "cxx-compiler", "make"}  # not Python packages
@@ -33,18 +36,27 @@ def wanted() -> dict[str, str]:
 
 
 def locked() -> dict[str, list[str]]:
+    """Name -> versions, of both files; a package has more than one only for other Pythons."""
     found: dict[str, list[str]] = {}
-    for line in LOCK:
+    for line in dict.fromkeys(line for lock in LOCKS.values() for line in lock):
         name, version = line.split(" ;")[0].split("==")
         found.setdefault(name, []).append(version)
     return found
 
 
-def test_the_lock_holds_names_versions_and_markers_only():
+@pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
+def test_the_lock_holds_names_versions_and_markers_only(lock):
     pattern = r"[a-z0-9][a-z0-9._-]*==[A-Za-z0-9.+!]+( ; .+)?"
-    assert LOCK and all(re.fullmatch(pattern, line) for line in LOCK)
-    assert sorted(LOCK, key=lambda line: line.split("==")[0]) == LOCK
-    assert not any(re.search(r"== '(win32|nt|emscripten)'$", line) for line in LOCK)
+    assert lock and all(re.fullmatch(pattern, line) for line in lock)
+    assert sorted(lock, key=lambda line: line.split("==")[0]) == lock
+    assert not any(re.search(r"== '(win32|nt|emscripten)'$", line) for line in lock)
+
+
+def test_the_two_locks_agree():
+    one, other = ({line.split(" ;")[0] for line in lock} for lock in LOCKS.values())
+    names = {line.split("==")[0] for line in one} & {line.split("==")[0] for line in other}
+    assert names
+    assert all(line in one for line in other if line.split("==")[0] in names)
 
 
 def test_the_lock_has_everything_the_project_wants_and_the_tried_pair_of_torch():

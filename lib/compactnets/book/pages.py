@@ -13,6 +13,7 @@ text has changed, so that an unchanged book is not rendered again.
 """
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -70,14 +71,7 @@ def write_all(out_dir: Path, fresh: Mapping[str, Record] | None = None) -> None:
         "training-table": kernels.tables(paths.results_dir() / "train"),
         "chapters": lists.chapter_list(papers, chapters),
     }
-    recorded = contests.contests(paths.results_dir() / "kernels")
-    parts |= {f"kernel-{name}": contests.section(content) for name, content in recorded.items()}
-    parts |= {
-        f"roofline-{name}": lists.raw(roofline.roofline(content) or "")
-        for name, content in recorded.items()
-    }
-    parts |= {f"picture-{name}": lists.raw(draw()) for name, draw in tricks.PICTURES.items()}
-    parts["best-peers"] = lists.raw(roofline.best_peers(recorded) or "")
+    parts |= _kernel_parts()
     parts |= {f"chapter-{c.name}": lists.chapter_map(papers, c) for c in chapters}
     for name, text in parts.items():
         _write(out_dir / "_generated" / f"{name}.md", text)
@@ -85,6 +79,19 @@ def write_all(out_dir: Path, fresh: Mapping[str, Record] | None = None) -> None:
     packages = _write_reference(out_dir, papers)
     _write(out_dir / "_toc.yml", toc({p.page for p in papers if p.page}, packages))
     _copy_mathjax(out_dir / "_static" / "mathjax")
+
+
+def _kernel_parts() -> dict[str, str]:
+    """Tables and pictures of the kernels' pages; a sentence where nothing has been recorded."""
+    recorded = contests.contests(paths.results_dir() / "kernels")
+    prose = "".join(f.read_text("utf-8") for f in (outline.prose_dir() / "kernels").glob("*.md"))
+    parts = dict.fromkeys(re.findall(r"_generated/(kernel-\w+)\.md", prose), contests.NOTHING)
+    parts |= dict.fromkeys(re.findall(r"_generated/(roofline-\w+)\.md", prose), lists.raw(""))
+    for name, content in recorded.items():
+        parts[f"kernel-{name}"] = contests.section(content)
+        parts[f"roofline-{name}"] = lists.raw(roofline.roofline(content) or "")
+    parts |= {f"picture-{name}": lists.raw(draw()) for name, draw in tricks.PICTURES.items()}
+    return parts | {"best-peers": lists.raw(roofline.best_peers(recorded) or "")}
 
 
 def toc(pages: set[str], packages: Sequence[str] = ()) -> str:

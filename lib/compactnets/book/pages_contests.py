@@ -25,6 +25,8 @@ LOOPS = {
     "int8 L1": ("int8_sad", "int8_max_add"),
 }
 
+NOTHING = "*No measurement is recorded yet; `make bench` prints one.*\n"
+
 Row = Mapping[str, Any]
 
 
