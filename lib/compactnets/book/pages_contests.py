@@ -143,7 +143,11 @@ def _ratio(row: Row) -> str:
 
 def _notes(rows: Iterable[Row]) -> str:
     """Peers that compute something else on purpose, each with the reason."""
-    notes = dict.fromkeys(f"{row['peer']}: {row['note']}" for row in rows if row.get("note"))
+    peers: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.get("note"):
+            peers.setdefault(row["note"], {})[row["peer"]] = None
+    notes = [f"{', '.join(names)}: {note}" for note, names in peers.items()]
     return "\\* not the same function. " + "; ".join(notes) + "." if notes else ""
 
 
