@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from kernels.bench.contest import contest
 from kernels.bench.entries import Entry, Settings
+from kernels.bench.peers import Call, onnx_session
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet18
@@ -29,8 +30,6 @@ from compactnets import kernels
 from compactnets.binary.deploy import deploy
 from compactnets.binary.layers import BinaryConv2d
 from compactnets.binary.scales import AnalyticScale
-
-Call = Callable[[], Tensor]
 
 
 class Block(nn.Module):
@@ -89,8 +88,7 @@ def deployed() -> nn.Module:
 def onnx_models(x: Tensor, threads: int) -> dict[str, Call]:
     """ONNX Runtime in fp32 and in int8, calibrated on the input; empty where not installed."""
     try:
-        import onnxruntime
-        import onnxruntime.quantization.shape_inference  # quantization does not name it itself
+        import onnxruntime.quantization.shape_inference  # noqa: F401  (not named by the package)
         from onnxruntime import quantization as q
     except ImportError:
         return {}
@@ -103,15 +101,6 @@ def onnx_models(x: Tensor, threads: int) -> dict[str, Call]:
         def get_next(self):
             return self.left.pop() if self.left else None
 
-    def session(path: Path) -> Call:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        run = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        ).run
-        return lambda: torch.from_numpy(run(["y"], {"x": image})[0])
-
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         plain, ready, int8 = (Path(folder) / f"{name}.onnx" for name in ("fp32", "ready", "int8"))
@@ -121,7 +110,8 @@ def onnx_models(x: Tensor, threads: int) -> dict[str, Call]:
         q.quantize_static(
             ready, int8, Calibration(), per_channel=True, activation_type=q.QuantType.QUInt8
         )
-        return {"onnxruntime fp32": session(plain), "onnxruntime int8": session(int8)}
+        found = {"onnxruntime fp32": plain, "onnxruntime int8": int8}
+        return {name: onnx_session(str(path), x, threads) for name, path in found.items()}
 
 
 def _resnet18() -> nn.Module:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kernels.bench.peers import Call
+from kernels.bench.peers import Call, onnx_session
 from torch import Tensor, nn
 
 
@@ -67,19 +67,6 @@ class Graph:
         return helper.make_model(graph, opset_imports=opset, ir_version=10)
 
 
-def session(model, x: Tensor, threads: int) -> Call:
-    """The model on ONNX Runtime; model: bytes or a path."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    onnxruntime.set_default_logger_severity(3)
-    run = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    inputs = {"x": x.contiguous().numpy()}
-    return lambda: torch.from_numpy(run.run(None, inputs)[0])
-
-
 def int8_session(model, x: Tensor, threads: int, calibration: Sequence[Tensor]) -> Call:
     """The model quantized statically: int8 weights per channel, uint8 activations."""
     import onnx
@@ -99,6 +86,6 @@ def int8_session(model, x: Tensor, threads: int, calibration: Sequence[Tensor]) 
             onnx.save(model, paths[0])
             q.shape_inference.quant_pre_process(paths[0], paths[1], skip_symbolic_shape=True)
             q.quantize_static(paths[1], paths[2], Reader(), per_channel=True)
-            return session(paths[2], x, threads)
+            return onnx_session(paths[2], x, threads)
     finally:
         logging.disable(logging.NOTSET)

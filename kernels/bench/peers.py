@@ -37,7 +37,7 @@ def torch_conv2d_prepacked(x: Tensor, weight: Tensor, *, padding: int = 0) -> Ca
 def onnx_conv2d(x: Tensor, weight: Tensor, threads: int, *, padding: int = 0) -> Call | None:
     """ONNX Runtime in fp32."""
     attributes = {"pads": [padding] * 4, "kernel_shape": list(weight.shape[2:])}
-    return _onnx("Conv", x, {"w": weight}, threads, attributes)
+    return onnx_node("Conv", x, {"w": weight}, threads, attributes)
 
 
 def torch_conv2d_bf16(x: Tensor, weight: Tensor, *, padding: int = 0) -> Call:
@@ -52,7 +52,7 @@ def torch_linear(x: Tensor, weight: Tensor) -> Call:
 
 def onnx_linear(x: Tensor, weight: Tensor, threads: int) -> Call | None:
     """ONNX Runtime in fp32: MatMul with the transposed weight as a constant."""
-    return _onnx("MatMul", x, {"w": weight.t()}, threads, {})
+    return onnx_node("MatMul", x, {"w": weight.t()}, threads, {})
 
 
 def openvino_conv(x: Tensor, weight: Tensor, threads: int, *, padding: int = 0) -> Call | None:
@@ -119,7 +119,7 @@ def ncnn_conv2d(x: Tensor, weight: Tensor, threads: int, *, padding: int = 0) ->
     return call
 
 
-def _onnx(
+def onnx_node(
     operator: str,
     x: Tensor,
     constants: dict[str, Tensor],
@@ -132,7 +132,7 @@ def _onnx(
     result: the output's type by its name in ONNX.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
         return None
@@ -147,10 +147,16 @@ def _onnx(
     graph = helper.make_graph([node], operator, ends[:1], ends[1:], stored)
     opset = [helper.make_opsetid("", 21)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
+    return onnx_session(model.SerializeToString(), x, threads)
+
+
+def onnx_session(model: bytes | str, x: Tensor, threads: int) -> Call:
+    """A model with the input "x" and one output on ONNX Runtime; model: its bytes or a path."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)  # it warns of what it tidies up in a model
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda: torch.from_numpy(session.run(["y"], {"x": array})[0])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    array = x.contiguous().numpy()
+    return lambda: torch.from_numpy(session.run(None, {"x": array})[0])

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from kernels.bench.peers import Call, onnx_session
 from torch import Tensor
-
-Call = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _onnx_quantized(
     """A model around one quantized node; None without onnx or onnxruntime."""
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401
     except ImportError:
         return None
     constants = {
@@ -155,14 +154,7 @@ def _onnx_quantized(
     )
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
     model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda: torch.from_numpy(session.run([result], {"x": array})[0])
+    return onnx_session(model.SerializeToString(), x, threads)
 
 
 _TYPES = {"y": "FLOAT", "yq": "UINT8"}

@@ -3,13 +3,11 @@
 None stands for a peer that is not installed or does not take the shape.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from kernels.bench.peers import Call, onnx_session
 from torch import Tensor
-
-Call = Callable[[], Tensor]
 
 
 def onnx_nbits(
@@ -21,7 +19,7 @@ def onnx_nbits(
     multiply in int8, as ours does; 0 computes in fp32.
     """
     try:
-        import onnxruntime
+        import onnxruntime  # noqa: F401
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
         return None
@@ -55,14 +53,7 @@ def onnx_nbits(
     graph = helper.make_graph([node], "nbits", ends[:1], ends[1:], stored)
     opset = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=10)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    array = x.contiguous().numpy()
-    return lambda: torch.from_numpy(session.run(["y"], {"x": array})[0])
+    return onnx_session(model.SerializeToString(), x, threads)
 
 
 def torch_int4pack(x: Tensor, integers: Tensor, scale: Tensor) -> Call:

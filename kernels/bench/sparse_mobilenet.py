@@ -19,7 +19,7 @@ import torch
 from kernels.bench import onnx_network
 from kernels.bench.contest import contest
 from kernels.bench.entries import Entry, Settings
-from kernels.bench.peers import Call
+from kernels.bench.peers import Call, onnx_session
 from kernels.bench.sparse import masked_like
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -155,7 +155,7 @@ def _onnx_peers(blocks, head, x: Tensor, threads: int) -> dict[str, Call | None]
         return {}
     model = onnx_model(blocks, head)
     return {
-        "onnxruntime fp32": onnx_network.session(model.SerializeToString(), x, threads),
+        "onnxruntime fp32": onnx_session(model.SerializeToString(), x, threads),
         "onnxruntime int8": onnx_network.int8_session(model, x, threads, [x]),
     }
 

@@ -45,7 +45,7 @@ def _torch_prepacked(x: Tensor, weight: Tensor) -> peers.Call:
 
 def _onnx(x: Tensor, weight: Tensor, threads: int) -> peers.Call | None:
     attributes = {"pads": [1] * 6, "kernel_shape": [3, 3, 3]}
-    return peers._onnx("Conv", x, {"w": weight}, threads, attributes)
+    return peers.onnx_node("Conv", x, {"w": weight}, threads, attributes)
 
 
 def _check(layer: kernels.Winograd3d, x: Tensor) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from compactnets.book.pages_contests import PATHS, Row, fastest, limit, rate, times_faster
 from compactnets.book.pages_figures import drawing, label, tag
 
-LEFT, RIGHT, TOP, BOTTOM = 64, 620, 16, 300
-BANDWIDTHS = ("read.l1", "read.l2", "read.memory")
+LEFT, RIGHT, TOP, BOTTOM = 64, 620, 34, 318
+BANDWIDTHS = ("read.l1", "read.l2", "read.l3", "read.memory")
 AXIS = "operations per byte of input, weights and output"
 
 
@@ -98,7 +98,10 @@ def _slope(name: str, bandwidth: float, x: Axis, y: Axis, top: float) -> list[st
     return [
         line,
         label(
-            x1 + 6, y1 - 8, f"{name.removeprefix('read.')}, {bandwidth:,.0f} GB/s", class_="cn-note"
+            x1 + 18,
+            y1 - 1,
+            f"{name.removeprefix('read.')}, {bandwidth:,.0f} GB/s",
+            class_="cn-note",
         ),
     ]
 
@@ -122,7 +125,7 @@ def _frame(x: Axis, y: Axis) -> list[str]:
     parts.append(
         label((LEFT + RIGHT) / 2, BOTTOM + 36, AXIS, text_anchor="middle", class_="cn-text")
     )
-    parts.append(label(8, 11, "10⁹ operations per second", class_="cn-text"))
+    parts.append(label(8, 14, "10⁹ operations per second", class_="cn-text"))
     return parts
 
 
