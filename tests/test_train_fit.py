@@ -256,3 +256,56 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch):
     monkeypatch.setenv("PATH", "")
     auto, cpu = toy_recipe(compile="auto"), torch.device("cpu")
     assert not train.devices.wants_compiling(auto, 10**6, cpu)
+
+
+class _TwoOutputs(nn.Module):
+    """A network that returns its logits and the map before them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = toy_net()[:5], toy_net()[5:]
+
+    def forward(self, x):
+        maps = self.body(x)
+        return {"logits": self.head(maps), "maps": maps}
+
+
+def _matching_maps(output, target, teacher_output):
+    task = F.cross_entropy(output["logits"], target)
+    return task + F.mse_loss(output["maps"], teacher_output["maps"])
+
+
+def test_outputs_and_teachers_may_be_structures_of_tensors():
+    teacher = _TwoOutputs()
+    run = train_toy(_TwoOutputs(), loss=_matching_maps, teacher=teacher, epochs=3)
+    assert "train_accuracy" not in run.history[0]
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+
+
+class _Shifted:
+    """Adds the mean of what prepare was shown."""
+
+    def prepare(self, model, example):
+        with torch.no_grad():
+            (changed := copy.deepcopy(model))[0].weight.add_(example.mean())
+        return changed
+
+    def hooks(self):
+        return ()
+
+    def deploy(self, model):
+        return model
+
+    def __repr__(self):
+        return "Shifted()"
+
+
+def test_a_method_prepares_on_the_example_of_the_job_or_on_the_first_two_images():
+    images, model = toy_images(), toy_net()
+    first_two = next(iter(images.chunks(2)))[0]
+    usual, same, other = (
+        train_toy(model, images, method=_Shifted(), example=example)
+        for example in (None, first_two, first_two + 1)
+    )
+    assert usual.key == same.key != other.key and same_state(usual.model, same.model)
+    assert not same_state(usual.model, other.model)

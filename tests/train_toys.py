@@ -53,7 +53,7 @@ def toy_recipe(**options: Any) -> train.Recipe:
     return train.Recipe(**usual | options)
 
 
-_JOB = ("loss", "method", "teacher", "hooks", "name", "cache")
+_JOB = ("loss", "method", "teacher", "hooks", "name", "example", "cache")
 
 
 def train_toy(

@@ -26,6 +26,8 @@ TRAINING_CODE = (
     "train.devices",
     "data.images",
     "data.augment",
+    "data.patches",
+    "data.resize",
     "method",
     "seeds",
 )

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from tqdm.auto import tqdm
 
 from compactnets import seeds
@@ -27,7 +28,9 @@ from compactnets.train.cache import (
 from compactnets.train.devices import make_fabric, precision_of, wants_compiling
 from compactnets.train.recipe import Recipe
 
-Loss = Callable[..., Tensor]  # (output, target) -> scalar, or (output, target, teacher_output)
+# (output, target) -> scalar, or (output, target, teacher_output). An output is what the model
+# returns: a tensor, or tensors in a tuple or dict (features beside the result).
+Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Job:
     model: initial weights; it is copied, never changed. data: anything with the batches / chunks /
     fingerprint protocol of data.ImageSet. seed: data order and augmentation. teacher: frozen, its
     output is the loss's third argument. loss: default cross-entropy; with a teacher, soft
-    cross-entropy at temperature 1. name: for progress lines only.
+    cross-entropy at temperature 1. name: for progress lines only. example: the inputs that the
+    method's prepare sees (to calibrate on, say); default: the first two of the data.
     """
 
     model: nn.Module = field(repr=False)
@@ -49,6 +53,7 @@ class Job:
     teacher: nn.Module | None = field(default=None, repr=False)
     hooks: tuple[Hook, ...] = ()
     name: str = "fit"
+    example: Tensor | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def fit(
     teacher: nn.Module | None = None,
     hooks: Iterable[Hook] = (),
     name: str = "fit",
+    example: Tensor | None = None,
     cache: CheckpointCache | bool = True,
     fabric: Fabric | None = None,
 ) -> Run:
@@ -88,7 +94,7 @@ def fit(
     Same seed, same machine, same thread count: same bits on a CPU. ValueError if the loss stops
     being finite.
     """
-    job = Job(model, data, recipe, seed, loss, method, teacher, tuple(hooks), name)
+    job = Job(model, data, recipe, seed, loss, method, teacher, tuple(hooks), name, example)
     return fit_job(job, cache=cache, fabric=fabric)
 
 
@@ -115,7 +121,7 @@ def prepare(job: Job, fabric: Fabric) -> tuple[nn.Module, str]:
     make of the machine and the number of threads."""
     if len(job.data) == 0:
         raise ValueError(f"{job.name}: no data to train on ({job.data.name} {job.data.split})")
-    example = next(iter(job.data.chunks(2)))[0]
+    example = next(iter(job.data.chunks(2)))[0] if job.example is None else job.example
     start = job.method.prepare(job.model, example) if job.method else copy.deepcopy(job.model)
     teacher = [repr(job.teacher), state_digest(job.teacher)] if job.teacher else None
     defining = [*start.modules(), *job.hooks, job.recipe.augment]
@@ -195,7 +201,7 @@ class _Training:
                 continue  # fewer items than processes: some would have none (on one, never)
             inputs, target, weight = _share(inputs, target, fabric)
             output, value = self.step(inputs, target, weight)
-            classes = output.ndim == 2 and target.ndim == 1 and not target.is_floating_point()
+            classes = _are_logits(output, target)
             sums[0] += value * len(target)
             sums[1] += (output.argmax(1) == target).sum() if classes else 0
             sums[2] += len(target)
@@ -211,8 +217,8 @@ class _Training:
         lr = progress.optimizer.param_groups[0]["lr"]
         return line | {"lr": lr, "seconds": time.perf_counter() - began}
 
-    def step(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """Forward, backward, optimizer; returns detached output and loss."""
+    def step(self, inputs: Tensor, target: Tensor, weight: float) -> tuple[Any, Tensor]:
+        """Forward, backward, optimizer; returns detached output (as the model shapes it), loss."""
         progress, recipe = self.progress, self.recipe
         factor = recipe.lr_factor(progress.step, progress.steps_per_epoch)
         for group in progress.optimizer.param_groups:
@@ -231,12 +237,18 @@ class _Training:
         for hook in self.hooks:
             hook.after_step(progress)
         self.average.update(self.model)
-        return output.detach(), value.detach()
+        return tree_map(torch.Tensor.detach, output), value.detach()
 
     @torch.no_grad()
-    def teach(self, teacher: nn.Module, inputs: Tensor) -> Tensor:
+    def teach(self, teacher: nn.Module, inputs: Tensor) -> Any:
         with self.fabric.autocast():
-            return teacher(inputs).float()
+            return tree_map(torch.Tensor.float, teacher(inputs))
+
+
+def _are_logits(output: Any, target: Tensor) -> bool:
+    """Is this a classifier's output beside class labels, so that accuracy means something?"""
+    labels = target.ndim == 1 and not target.is_floating_point()
+    return isinstance(output, Tensor) and output.ndim == 2 and labels
 
 
 def _placed(model: nn.Module, fabric: Fabric) -> nn.Module:
