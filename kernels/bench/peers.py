@@ -5,12 +5,15 @@ None stands for a peer that is not installed (pip install "compactnets[bench]" b
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from compactnets.kernels import PrepackedConv2d
 
 Call = Callable[[], Tensor]
 
@@ -24,14 +27,8 @@ def torch_conv2d(x: Tensor, weight: Tensor, *, padding: int = 0) -> Call:
 
 def torch_conv2d_prepacked(x: Tensor, weight: Tensor, *, padding: int = 0) -> Call:
     """The same with the weight laid out beforehand: the honest form of torch."""
-    x = x.contiguous(memory_format=torch.channels_last)
-    one, around = [1, 1], [padding, padding]
-    packed = torch.ops.mkldnn._reorder_convolution_weight(
-        weight, around, one, one, 1, list(x.shape)
-    )
-    return lambda: torch.ops.mkldnn._convolution_pointwise(
-        x, packed, None, around, one, one, 1, "none", [], ""
-    )
+    layer = PrepackedConv2d.of_weight(weight, padding=padding)
+    return partial(layer, x.contiguous(memory_format=torch.channels_last))
 
 
 def onnx_conv2d(x: Tensor, weight: Tensor, threads: int, *, padding: int = 0) -> Call | None:

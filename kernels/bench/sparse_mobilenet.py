@@ -107,23 +107,9 @@ def dense(conv: Conv) -> nn.Module:
     return nn.Sequential(conv.layer, nn.ReLU6(inplace=True)) if conv.relu6 else conv.layer
 
 
-class Prepacked(nn.Module):
+def prepacked(conv: Conv) -> nn.Module:
     """torch's convolution with the weight laid out beforehand and the ReLU6 inside."""
-
-    def __init__(self, conv: Conv):
-        super().__init__()
-        layer = conv.layer
-        self.sizes = [list(v) for v in (layer.padding, layer.stride, layer.dilation)]
-        self.groups, self.bias = layer.groups, layer.bias
-        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-            layer.weight, *self.sizes, layer.groups, None
-        )
-        self.then = ("hardtanh", [0.0, 6.0]) if conv.relu6 else ("none", [])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, self.packed, self.bias, *self.sizes, self.groups, *self.then, ""
-        )
+    return kernels.PrepackedConv2d(conv.layer, *((0.0, 6.0) if conv.relu6 else ()))
 
 
 def ours(conv: Conv) -> nn.Module:
@@ -193,7 +179,7 @@ def measure(settings: Settings) -> Iterator[Entry]:
     last = x.contiguous(memory_format=torch.channels_last)
     for sparsity in SPARSITIES:
         blocks, head = network(sparsity)
-        sparse, packed = (Network(blocks, head, make).eval() for make in (ours, Prepacked))
+        sparse, packed = (Network(blocks, head, make).eval() for make in (ours, prepacked))
         eager = Network(blocks, head, dense).eval().to(memory_format=torch.channels_last)
         label = f"1x4 {sparsity:.0%} {SIZE}x{SIZE}"
         yield from contest(

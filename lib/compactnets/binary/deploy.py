@@ -1,14 +1,14 @@
 """The trained binary network on packed bits: kernels in place of layers, normalisation folded."""
 
 import copy
-from collections import Counter
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from compactnets import kernels
 from compactnets.binary.convert import binary_layers, replace
 from compactnets.binary.layers import BinaryConv2d
+from compactnets.models.graph import sole_readers
 
 
 def deploy(model: nn.Module) -> nn.Module:
@@ -76,11 +76,6 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return gain, offset + norm.bias if norm.affine else offset
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, BinaryConv2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 def following_norms(model: nn.Module) -> dict[str, str]:
     """1-bit layer -> the batch normalisation that is the only reader of its output.
 
@@ -88,19 +83,10 @@ def following_norms(model: nn.Module) -> dict[str, str]:
     normalisation must use running statistics. Empty for a network that torch.fx cannot trace; its
     normalisations then stay what they are.
     """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # fx raises whatever the model's Python raises on a proxy: len, int, if
-        return {}
-    calls = [node for node in graph.nodes if node.op == "call_module"]
-    once = {name for name, count in Counter(node.target for node in calls).items() if count == 1}
     found = {}
-    for node in calls:
-        readers = list(node.users)
-        if node.target not in once or len(readers) != 1 or readers[0].target not in once:
-            continue
-        norm = model.get_submodule(readers[0].target)
-        binary = isinstance(model.get_submodule(node.target), BinaryConv2d)
+    for name, reader in sole_readers(model).items():
+        norm = model.get_submodule(reader)
+        binary = isinstance(model.get_submodule(name), BinaryConv2d)
         if binary and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
-            found[node.target] = readers[0].target
+            found[name] = reader
     return found

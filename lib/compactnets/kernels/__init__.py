@@ -41,6 +41,7 @@ from compactnets.kernels.lowbit_layers import LowBitConv2d, LowBitLinear
 from compactnets.kernels.native import available, isa, supported
 from compactnets.kernels.nm import nm_conv2d, nm_conv2d_reference
 from compactnets.kernels.nm_layers import NMConv2d, NMLinear
+from compactnets.kernels.prepacked import PrepackedConv2d
 from compactnets.kernels.shift import ShiftConv2d, shift2d, shift2d_reference
 from compactnets.kernels.sparse import (
     sparse_conv2d,
@@ -76,6 +77,7 @@ __all__ = [
     "LowBitLinear",
     "NMConv2d",
     "NMLinear",
+    "PrepackedConv2d",
     "ShiftConv2d",
     "Winograd3d",
     "adder_codes",

@@ -5,6 +5,7 @@ The stem has stride 1 instead of 2; V2's second stage too, so that the last maps
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -127,22 +128,30 @@ def mobilenet_v1_cifar(
 
 
 def mobilenet_v2_cifar(
-    classes: int = 10, multiplier: float = 1.0, in_channels: int = 3, dropout: float = 0.0
+    classes: int = 10,
+    multiplier: float = 1.0,
+    in_channels: int = 3,
+    dropout: float = 0.0,
+    stages: Sequence[tuple[int, int, int, int]] = _V2_STAGES,
+    stem: int = 32,
+    stem_stride: int = 1,
+    last: int = 1280,
 ) -> MobileNetCifar:
     """MobileNetV2: 17 inverted residuals; multiplier scales every width (never below 8).
 
     The last convolution's 1280 channels grow with a multiplier above 1 but do not shrink below it
-    (paper, section 4).
+    (paper, section 4). stages: (expansion, output channels, blocks, stride), stem, last: for
+    smaller networks of the same kind.
     """
     _check(classes, multiplier)
-    channels = round_channels(32 * multiplier)
-    stem = conv_bn_act(in_channels, channels, 3)
+    channels = round_channels(stem * multiplier)
+    first = conv_bn_act(in_channels, channels, 3, stem_stride)
     blocks = nn.Sequential()
-    for expansion, out_channels, repeats, stride in _V2_STAGES:
+    for expansion, out_channels, repeats, stride in stages:
         width = round_channels(out_channels * multiplier)
         for i in range(repeats):
             blocks.append(InvertedResidual(channels, width, stride if i == 0 else 1, expansion))
             channels = width
-    features = round_channels(1280 * max(1.0, multiplier))
-    last = conv_bn_act(channels, features, 1)
-    return MobileNetCifar(stem, blocks, last, dropout, nn.Linear(features, classes))
+    features = round_channels(last * max(1.0, multiplier))
+    final = conv_bn_act(channels, features, 1)
+    return MobileNetCifar(first, blocks, final, dropout, nn.Linear(features, classes))
