@@ -5,17 +5,19 @@ fast = OneByN(n=4).deploy(run.model)  # the same outputs from packed blocks
 """
 
 from compactnets.sparse.convert import masked_layers, prunable, survey
-from compactnets.sparse.deploy import deploy
+from compactnets.sparse.deploy import deploy, deploy_dense
 from compactnets.sparse.layers import MaskedConv2d
 from compactnets.sparse.magnitude import Magnitude
-from compactnets.sparse.one_by_n import OneByN
+from compactnets.sparse.one_by_n import OneByN, RandomOneByN
 from compactnets.sparse.rearrange import rearrange, rearrangeable
 
 __all__ = [
     "Magnitude",
     "MaskedConv2d",
     "OneByN",
+    "RandomOneByN",
     "deploy",
+    "deploy_dense",
     "masked_layers",
     "prunable",
     "rearrange",

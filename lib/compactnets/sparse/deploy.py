@@ -1,7 +1,8 @@
 """The masked network on sparse kernels: filters sorted, normalizations and activations folded."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -10,9 +11,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from compactnets import kernels
 from compactnets.models.graph import sole_readers
 from compactnets.sparse.convert import masked_layers
+from compactnets.sparse.layers import MaskedConv2d
 from compactnets.sparse.rearrange import rearrange
 
 DENSE_BLOCK = 4  # outputs per block where a layer keeps all its weights
+
+
+# Makes the layer that runs: (convolution with its norm folded in, bounds of the clamp behind it)
+MakeLayer = Callable[[str, nn.Conv2d, dict[str, float]], nn.Module]
 
 
 @torch.no_grad()
@@ -25,39 +31,64 @@ def deploy(model: nn.Module, n: int) -> nn.Module:
     equal the trained network's up to float32 rounding. ValueError if the model is in training
     mode or has no masked layer.
     """
-    if model.training:
-        raise ValueError("the model is in training mode: call model.eval() before deploying it")
     natural = {name: torch.arange(len(m.order)) for name, m in masked_layers(model)}
     if not natural:
         raise ValueError(f"{type(model).__name__} has no masked layer: prepare and train it first")
     orders = {name: m.order.cpu() for name, m in masked_layers(model)}
     moved = {k: order for k, order in orders.items() if not torch.equal(order, natural[k])}
-    model = rearrange(model, moved) if moved else copy.deepcopy(model)
+
+    def make(name: str, conv: nn.Conv2d, limits: dict[str, float]) -> nn.Module:
+        blocks = conv.groups == 1 and conv.out_channels % DENSE_BLOCK == 0
+        block = n if name in natural else DENSE_BLOCK if blocks else 1
+        return kernels.BlockSparseConv2d.of(conv, n=block, **limits)
+
+    deployed = _folded(rearrange(model, moved) if moved else model, make)
+    return deployed.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def deploy_dense(model: nn.Module) -> nn.Module:
+    """A copy that ignores sparsity: zeros multiplied like any weight, the fair baseline of deploy.
+
+    Convolutions run on torch's own kernel, weights laid out beforehand, normalizations and clamps
+    folded in; channels_last from end to end. CPU only. ValueError if the model is in training mode.
+    """
+    folded = _folded(model, lambda _, conv, limits: _prepacked(conv, limits))
+    return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _prepacked(conv: nn.Conv2d, limits: dict[str, float]) -> nn.Module:
+    if limits:
+        limits = {"low": limits["low"], "high": limits.get("high", math.inf)}
+    return kernels.PrepackedConv2d(conv, **limits)
+
+
+def _folded(model: nn.Module, make: MakeLayer) -> nn.Module:
+    """A copy in which make's layer stands for every convolution and what alone reads its output."""
+    if model.training:
+        raise ValueError("the model is in training mode: call model.eval() before deploying it")
     readers = sole_readers(model)
-    masked = dict(masked_layers(model))
+    model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d):
-            dense = masked[name].dense() if name in masked else module
-            depthwise = module.groups > 1 or module.out_channels % DENSE_BLOCK
-            block = n if name in masked else 1 if depthwise else DENSE_BLOCK
-            model.set_submodule(name, _pack(model, dense, readers, name, block))
-    return model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            conv = module.dense() if isinstance(module, MaskedConv2d) else module
+            model.set_submodule(name, make(name, *_fold(model, conv, readers, name)))
+    return model
 
 
-def _pack(
-    model: nn.Module, conv: nn.Conv2d, readers: Mapping[str, str], name: str, n: int
-) -> nn.Module:
-    """The convolution with what alone reads its output; the modules so folded become identities."""
-    last = name
-    norm = model.get_submodule(readers.get(last, ""))
+def _fold(
+    model: nn.Module, conv: nn.Conv2d, readers: Mapping[str, str], name: str
+) -> tuple[nn.Conv2d, dict[str, float]]:
+    """The convolution with its norm, and the clamp's bounds; what was folded becomes identities."""
+    norm = model.get_submodule(readers[name]) if name in readers else None
     if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
-        last = readers[last]
+        name = readers[name]
         conv = fuse_conv_bn_eval(conv, norm)
-        model.set_submodule(last, nn.Identity())
-    limits = _limits(model.get_submodule(readers.get(last, "")))
+        model.set_submodule(name, nn.Identity())
+    limits = _limits(model.get_submodule(readers[name])) if name in readers else {}
     if limits:
-        model.set_submodule(readers[last], nn.Identity())
-    return kernels.BlockSparseConv2d.of(conv, n=n, **limits)
+        model.set_submodule(readers[name], nn.Identity())
+    return conv, limits
 
 
 def _limits(module: nn.Module) -> dict[str, float]:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from compactnets import seeds
 from compactnets.method import Hook
 from compactnets.sparse.convert import with_masks
 from compactnets.sparse.deploy import deploy
-from compactnets.sparse.masks import block_mask, filter_order
+from compactnets.sparse.masks import block_mask, filter_order, random_block_mask
 from compactnets.sparse.rearrange import rearrangeable
 
 
@@ -53,4 +54,36 @@ class OneByN:
 
     def deploy(self, model: nn.Module) -> nn.Module:
         """The sorted network on the kernel of 1xn blocks, normalizations folded in."""
+        return deploy(model, self.n)
+
+
+@dataclass(frozen=True)
+class RandomOneByN:
+    """The random baseline: which 1xn blocks go is drawn, not scored.
+
+    replacement: as in lmbxmu/1xN, whose draws may repeat, so that a share of about 1 - exp(-p) goes
+    in place of p. seed: of the draws, another stream for every layer.
+    """
+
+    n: int = 4
+    sparsity: float = 0.5
+    replacement: bool = False
+    seed: int = 0
+
+    def prepare(self, model: nn.Module, example: Tensor) -> nn.Module:
+        """A copy with masks on all prunable layers whose outputs n divides."""
+
+        def make(name: str, layer: nn.Conv2d) -> tuple[Tensor, None]:
+            draw = seeds.generator(self.seed, "blocks", name)
+            weight = layer.weight
+            return random_block_mask(weight, self.n, self.sparsity, draw, self.replacement), None
+
+        return with_masks(model, make, self.n)
+
+    def hooks(self) -> Iterable[Hook]:
+        """None: the masks are fixed and the layers apply them."""
+        return ()
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        """The network on the kernel of 1xn blocks, normalizations folded in."""
         return deploy(model, self.n)
