@@ -64,11 +64,12 @@ def crops(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     crop_height = WIDTH / (columns + WIDE) * box[2] / box[3]
-    figure, axes = _beside(rows, columns, rows * (crop_height + (0.65 if notes else 0.35)))
-    _plain(axes[0], whole, INK, title="whole image")
-    top, left, height, width = box
+    height = max(2.2, rows * (crop_height + (0.65 if notes else 0.35)))  # room for the whole image
+    figure, axes = _beside(rows, columns, height)
+    _plain(axes[0], whole, INK)
+    top, left, *extent = box
     axes[0].add_patch(
-        Rectangle((left - 0.5, top - 0.5), width, height, fill=False, edgecolor=MARK, linewidth=2)
+        Rectangle((left - 0.5, top - 0.5), *extent[::-1], fill=False, edgecolor=MARK, linewidth=2)
     )
     for ax, (title, part) in zip(axes[1:], parts.items(), strict=False):
         _plain(ax, part, MARK if title == next(iter(images)) else INK, title, notes.get(title, ""))
