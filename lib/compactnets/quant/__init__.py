@@ -1,1 +1,26 @@
-"""Low-bit quantization: uniform grids, trainable ranges, and what they do to a network."""
+"""Low-bit quantization: uniform grids, trainable ranges, and what they do to a network.
+
+quantizer = Pams(bits=2)
+quantizer.calibrate(batches, start="percentile")
+x_hat, codes = quantizer(x), quantizer.codes(x)  # x_hat == codes.decode()
+"""
+
+from compactnets.quant.lsq import Lsq, lsq
+from compactnets.quant.pact import Pact, pact
+from compactnets.quant.pams import MaxAbs, Pams, pams
+from compactnets.quant.quantizer import Codes, Quantizer, encode
+from compactnets.quant.ste import round_ste
+
+__all__ = [
+    "Codes",
+    "Lsq",
+    "MaxAbs",
+    "Pact",
+    "Pams",
+    "Quantizer",
+    "encode",
+    "lsq",
+    "pact",
+    "pams",
+    "round_ste",
+]
