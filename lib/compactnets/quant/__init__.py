@@ -5,6 +5,7 @@ quantizer.calibrate(batches, start="percentile")
 x_hat, codes = quantizer(x), quantizer.codes(x)  # x_hat == codes.decode()
 """
 
+from compactnets.quant.deploy import CodedConv2d
 from compactnets.quant.lsq import Lsq, lsq
 from compactnets.quant.pact import Pact, pact
 from compactnets.quant.pams import MaxAbs, Pams, pams
@@ -12,6 +13,7 @@ from compactnets.quant.quantizer import Codes, Quantizer, encode
 from compactnets.quant.ste import round_ste
 
 __all__ = [
+    "CodedConv2d",
     "Codes",
     "Lsq",
     "MaxAbs",
