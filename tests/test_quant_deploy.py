@@ -105,6 +105,34 @@ def test_weights_may_have_a_step_and_a_zero_per_output_channel():
     assert relative(y, expected(conv, weight, quantizer(x))) < 1e-5
 
 
+@pytest.mark.parametrize("bits", [2, 3, 8])
+@pytest.mark.parametrize("make", [Pams, MaxAbs, Pact, Lsq, lambda bits: Lsq(bits, signed=False)])
+def test_after_a_relu_the_kernel_codes_its_input_by_itself(make, bits):
+    conv, x, quantizer = nn.Conv2d(3, 4, 3, padding=1), images(2, 3, 6, 5).relu(), make(bits)
+    quantizer.calibrate(x * 0.7)  # some values are beyond the highest level
+    weight = weight_codes(conv, bits)
+    options = {"weight_bits": bits, "relu": True}
+    general = CodedConv2d.from_float(conv, weight, quantizer, **options)
+    fused = CodedConv2d.from_float(conv, weight, quantizer, nonnegative=True, **options)
+    assert torch.equal(fused(x), general(x))
+    assert relative(fused(x), expected(conv, weight, quantizer(x)).relu()) < 1e-5
+    quantizer.codes = None  # no codes are made on the way
+    assert fused(x).shape == (2, 4, 6, 5)
+
+
+@pytest.mark.parametrize(("step", "zero"), [(0.5, -1), (0.5, 4), ([0.3, 0.7], [0, 1])])
+def test_after_a_relu_grids_without_zero_or_one_per_image_go_the_general_way(step, zero):
+    conv, x, quantizer = (
+        nn.Conv2d(3, 4, 3, padding=1),
+        images(2, 3, 6, 5).relu(),
+        Grid(2, step, zero),
+    )
+    quantizer.grid = lambda x: (quantizer.inverse, quantizer.zero, 3)
+    weight = weight_codes(conv, 2)
+    deployed = CodedConv2d.from_float(conv, weight, quantizer, weight_bits=2, nonnegative=True)
+    assert relative(deployed(x), expected(conv, weight, quantizer(x))) < 1e-5
+
+
 def test_costs_are_counted_in_the_widths_of_the_codes():
     conv, quantizer = nn.Conv2d(4, 8, 3, padding=1), Grid(3, 0.5, 1)
     deployed = CodedConv2d.from_float(conv, weight_codes(conv, 2), quantizer, weight_bits=2)

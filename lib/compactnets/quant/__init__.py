@@ -9,12 +9,13 @@ from compactnets.quant.deploy import CodedConv2d
 from compactnets.quant.lsq import Lsq, lsq
 from compactnets.quant.pact import Pact, pact
 from compactnets.quant.pams import MaxAbs, Pams, pams
-from compactnets.quant.quantizer import Codes, Quantizer, encode
+from compactnets.quant.quantizer import Codes, Grid, Quantizer, encode
 from compactnets.quant.ste import round_ste
 
 __all__ = [
     "CodedConv2d",
     "Codes",
+    "Grid",
     "Lsq",
     "MaxAbs",
     "Pact",

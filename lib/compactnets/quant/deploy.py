@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from compactnets.kernels.geometry import pair
 from compactnets.kernels.int8 import int8_conv2d, pack_int8
-from compactnets.quant.quantizer import Codes, Quantizer, check_bits
+from compactnets.quant.quantizer import Codes, Grid, Quantizer, check_bits
 
 
 class CodedConv2d(nn.Module):
@@ -29,7 +29,10 @@ class CodedConv2d(nn.Module):
     weight: the codes of a weight (out, in / groups, kh, kw), one step and zero or one per output
     channel. weight_bits, quantizer.bits: the widths that costs are counted with
     (compactnets.cost), whatever the kernel's operands are; in memory a weight takes 8 bits. stride,
-    padding, dilation, groups as for nn.Conv2d. x (N, in, H, W) float, channels_last preferred
+    padding, dilation, groups as for nn.Conv2d. relu: negative results become 0. nonnegative: x has
+    no negative values and no NaN, because a ReLU precedes; the kernel then codes x on its way in, as it
+    saturates at one end of the byte and nothing is beyond the other (a quantizer without `grid`,
+    or without a level of 0, goes the general way). x (N, in, H, W) float, channels_last preferred
     (others are copied) -> float32. Codes with a step and zero per image are multiplied image by
     image. Inference only: no gradient. ValueError for weights beyond int8, for shapes that do not
     fit, and for activation codes whose levels and real zero lie more than 255 steps apart.
@@ -50,6 +53,8 @@ class CodedConv2d(nn.Module):
         padding: int | Sequence[int] = 0,
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
+        relu: bool = False,
+        nonnegative: bool = False,
     ):
         super().__init__()
         integers = _int8(weight)
@@ -60,16 +65,19 @@ class CodedConv2d(nn.Module):
         self.kernel_size = (integers.shape[2], integers.shape[3])
         self.stride, self.dilation = pair("stride", stride), pair("dilation", dilation)
         self.padding = pair("padding", padding, least=0)
+        self.relu, self.nonnegative = relu, nonnegative
         self.register_buffer("packed", pack_int8(integers, groups, self.dilation[1]))
         self.register_buffer("w_step", weight.step.detach().float().clone())
         self.register_buffer("bias", None if bias is None else bias.detach().float().clone())
 
     @classmethod
     def from_float(
-        cls, conv: nn.Conv2d, weight: Codes, quantizer: Quantizer, *, weight_bits: int
+        cls, conv: nn.Conv2d, weight: Codes, quantizer: Quantizer, **options
     ) -> "CodedConv2d":
-        """Of a trained convolution and its weight's codes; ValueError unless it pads with numbers
-        of zeros."""
+        """Of a trained convolution and its weight's codes; options: weight_bits, relu, nonnegative.
+
+        ValueError unless it pads with numbers of zeros and the codes have its weight's shape.
+        """
         if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
             raise ValueError(f"padding must be numbers of zeros: {conv.padding}, {conv!r}")
         if weight.values.shape != conv.weight.shape:
@@ -78,24 +86,39 @@ class CodedConv2d(nn.Module):
         return cls(
             weight,
             quantizer,
-            weight_bits=weight_bits,
             bias=conv.bias,
-            stride=conv.stride,
+            stride=conv.stride,  # type: ignore[arg-type]
             padding=conv.padding,
             dilation=conv.dilation,
             groups=conv.groups,
+            **options,
         )
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
+        if self.nonnegative and hasattr(self.quantizer, "grid"):
+            y = self._from_above(x, self.quantizer.grid(x))  # type: ignore[operator]
+            if y is not None:
+                return y
         values, step, zero = self.quantizer.codes(x)
         if step.dim() == zero.dim() == 0:
-            return self._multiply(values, step, int(zero))
+            return self._from_codes(values, step, int(zero))
         steps, zeros = step.expand(len(x)), zero.expand(len(x)).tolist()
-        parts = map(self._multiply, values.split(1), steps, zeros)
+        parts = map(self._from_codes, values.split(1), steps, zeros)
         return torch.cat(list(parts)) if len(x) != 1 else next(parts)
 
-    def _multiply(self, values: Tensor, step: Tensor, zero: int) -> Tensor:
+    def _from_above(self, x: Tensor, grid: Grid) -> Tensor | None:
+        """x >= 0 with one grid that has a level of 0: its highest level becomes byte 255."""
+        inverse, zero, highest = grid
+        if inverse.numel() != 1 or (isinstance(zero, Tensor) and zero.numel() != 1):
+            return None
+        top = highest - int(zero)
+        if not 0 <= top <= highest <= 255:
+            return None
+        inverse = inverse.float().reshape(())
+        return self._multiply(x.float(), 1 / inverse, 255 - top, x_inverse=inverse.item())
+
+    def _from_codes(self, values: Tensor, step: Tensor, zero: int) -> Tensor:
         if zero > 255:
             raise ValueError(f"real zero is code {zero}, beyond a byte: the bounds are far from 0")
         highest = 2**self.activation_bits - 1 - zero
@@ -103,8 +126,11 @@ class CodedConv2d(nn.Module):
             raise ValueError(f"level {highest} is beyond a byte: the bounds are far from 0")
         if zero < 0:  # real zero lies below the lowest level: every code moves up, to have it as 0
             values, zero = values - zero, 0
+        return self._multiply(values, step, zero)
+
+    def _multiply(self, x: Tensor, step: Tensor, zero: int, **options) -> Tensor:
         return int8_conv2d(
-            values,
+            x,
             self.packed,
             (self.w_step * step).expand(self.out_channels).contiguous(),
             self.bias,
@@ -114,6 +140,8 @@ class CodedConv2d(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
             x_zero=zero,
+            relu=self.relu,
+            **options,
         )
 
     def cost_weights(self) -> int:

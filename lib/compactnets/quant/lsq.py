@@ -6,7 +6,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
-from compactnets.quant.quantizer import Codes, batches_of, check_bits, encode, positive
+from compactnets.quant.quantizer import Codes, Grid, batches_of, check_bits, encode, positive
 from compactnets.quant.ste import round_ste
 
 
@@ -63,8 +63,12 @@ class Lsq(nn.Module):
         scale = self.gradient_scale(x)
         return lsq(x, self.step, self.bits, signed=self.signed, scale=scale)
 
+    @torch.no_grad()
+    def grid(self, x: Tensor) -> Grid:
+        return Grid(1 / positive(self.step), self.q_n, 2**self.bits - 1)
+
     def codes(self, x: Tensor) -> Codes:
-        return encode(x, 1 / positive(self.step), self.q_n, 2**self.bits - 1)
+        return encode(x, *self.grid(x))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}, per_image={self.per_image}"

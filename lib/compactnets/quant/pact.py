@@ -5,7 +5,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from compactnets.quant.quantizer import Codes, batches_of, check_bits, encode, percentile, positive
+from compactnets.quant.quantizer import (
+    Codes,
+    Grid,
+    batches_of,
+    check_bits,
+    encode,
+    percentile,
+    positive,
+)
 
 
 def pact(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
@@ -45,8 +53,13 @@ class Pact(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return pact(x, self.alpha, self.bits)
 
+    @torch.no_grad()
+    def grid(self, x: Tensor) -> Grid:
+        highest = 2**self.bits - 1
+        return Grid(highest / positive(self.alpha), 0, highest)
+
     def codes(self, x: Tensor) -> Codes:
-        return encode(x, (2**self.bits - 1) / positive(self.alpha), 0, 2**self.bits - 1)
+        return encode(x, *self.grid(x))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"

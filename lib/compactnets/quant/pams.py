@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from compactnets.quant.quantizer import (
     Codes,
+    Grid,
     batches_of,
     check_bits,
     encode,
@@ -39,9 +40,11 @@ def pams(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
     return round_ste(s * c) / s
 
 
-def _codes(x: Tensor, alpha: Tensor, bits: int) -> Codes:
+@torch.no_grad()
+def pams_grid(alpha: Tensor, bits: int) -> Grid:
+    """The grid of `pams`: codes 0 to 2^bits - 2, the last code of the width has no level."""
     n = 2 ** (bits - 1) - 1
-    return encode(x, n / positive(alpha), n, 2 * n)  # the last code has no level
+    return Grid(n / positive(alpha), n, 2 * n)
 
 
 class Pams(nn.Module):
@@ -82,8 +85,11 @@ class Pams(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return pams(x, self.alpha, self.bits)
 
+    def grid(self, x: Tensor) -> Grid:
+        return pams_grid(self.alpha, self.bits)
+
     def codes(self, x: Tensor) -> Codes:
-        return _codes(x, self.alpha, self.bits)
+        return encode(x, *self.grid(x))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
@@ -107,8 +113,11 @@ class MaxAbs(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return pams(x, self.alpha, self.bits)
 
+    def grid(self, x: Tensor) -> Grid:
+        return pams_grid(self.alpha, self.bits)
+
     def codes(self, x: Tensor) -> Codes:
-        return _codes(x, self.alpha, self.bits)
+        return encode(x, *self.grid(x))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"

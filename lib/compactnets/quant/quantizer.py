@@ -39,8 +39,20 @@ class Codes(NamedTuple):
         return self.integers() * along_first(self.step, self.values)
 
 
+class Grid(NamedTuple):
+    """Where the levels lie: q in 0 .. highest stands for (q - zero) / inverse.
+
+    inverse = 1 / step, positive float32, and zero, integer: one each, or (N,) for entries of dim 0.
+    """
+
+    inverse: Tensor
+    zero: Tensor | int
+    highest: int
+
+
 class Quantizer(Protocol):
-    """What a layer needs to know of a quantizer."""
+    """What a layer needs to know of a quantizer; most have grid(x) -> Grid as well, from which
+    codes(x) follow as encode(x, *grid(x))."""
 
     bits: int
 
@@ -66,30 +78,31 @@ def positive(bound: Tensor) -> Tensor:
 
     NaN stays NaN.
     """
-    return bound + (bound.clamp_min(SMALLEST) - bound).detach()
+    floored = bound.clamp_min(SMALLEST)
+    return bound + (floored - bound).detach() if torch.is_grad_enabled() else floored
 
 
 @torch.no_grad()
 def encode(x: Tensor, inverse: Tensor, zero: Tensor | int, highest: int) -> Codes:
     """clamp(round(x * inverse) + zero, 0, highest) in float32, halves to even, NaN to 0.
 
-    x float (N, ...); inverse = 1 / step, positive, and zero: one each or (N,). Two passes over x,
-    the second over bytes: the kernel's own quantization saturates at 0, only the upper end is left.
+    x float (N, ...); the rest as in Grid. Two passes over x, the second over bytes: the kernel's
+    own quantization saturates at 0, only the upper end is left.
     """
     x, inverse = x.float(), inverse.detach().float()
     zero = torch.as_tensor(zero, dtype=torch.int32, device=x.device)
     if inverse.dim() == zero.dim() == 0:
-        values = _rounded(x, inverse, zero)
+        values = _rounded(x, inverse.item(), int(zero))
     else:
-        rows = (v.expand(len(x)).unbind() for v in (inverse, zero))
+        rows = (v.expand(len(x)).tolist() for v in (inverse, zero))
         parts = [_rounded(*of_one) for of_one in zip(x.split(1), *rows, strict=True)]
         values = torch.cat(parts) if len(parts) != 1 else parts[0]
     return Codes(values.clamp_(max=highest), 1 / inverse, zero)
 
 
-def _rounded(x: Tensor, inverse: Tensor, zero: Tensor) -> Tensor:
+def _rounded(x: Tensor, inverse: float, zero: int) -> Tensor:
     if 0 <= zero <= 255:
-        return int8_quantize(x, inverse.item(), int(zero))
+        return int8_quantize(x, inverse, zero)
     return ((x * inverse).round() + zero).nan_to_num(nan=0).clamp(0, 255).to(torch.uint8)
 
 
