@@ -173,11 +173,15 @@ def test_other_widths_are_refused(name, bits):
         QUANTIZERS[name](bits)
 
 
-def test_unknown_starts_and_no_batches_are_refused():
+def test_unknown_starts_are_refused():
     with pytest.raises(ValueError, match="start must be"):
         Pams(2).calibrate(images(), "max")
+
+
+@each_quantizer
+def test_a_calibration_without_batches_is_refused(name):
     with pytest.raises(ValueError, match="at least one batch"):
-        Pams(2).calibrate([])
+        QUANTIZERS[name](2).calibrate([])
 
 
 @each_quantizer

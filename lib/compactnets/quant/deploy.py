@@ -29,13 +29,15 @@ class CodedConv2d(nn.Module):
     weight: the codes of a weight (out, in / groups, kh, kw), one step and zero or one per output
     channel. weight_bits, quantizer.bits: the widths that costs are counted with
     (compactnets.cost), whatever the kernel's operands are; in memory a weight takes 8 bits. stride,
-    padding, dilation, groups as for nn.Conv2d. relu: negative results become 0. nonnegative: x has
-    no negative values and no NaN, because a ReLU precedes; the kernel then codes x on its way in, as it
-    saturates at one end of the byte and nothing is beyond the other (a quantizer without `grid`,
-    or without a level of 0, goes the general way). x (N, in, H, W) float, channels_last preferred
-    (others are copied) -> float32. Codes with a step and zero per image are multiplied image by
-    image. Inference only: no gradient. ValueError for weights beyond int8, for shapes that do not
-    fit, and for activation codes whose levels and real zero lie more than 255 steps apart.
+    padding, dilation, groups as for nn.Conv2d. relu: negative results become 0. nonnegative: a
+    promise that x has no negative values and no NaN, as after a ReLU. The kernel then codes x on
+    its way in, because it saturates at one end of the byte and nothing is beyond the other; a
+    quantizer without `grid`, or without a level of 0, goes the general way.
+
+    x (N, in, H, W) float, channels_last preferred (others are copied) -> float32. Codes with a step
+    and zero per image are multiplied image by image. Inference only: no gradient. ValueError for
+    weights beyond int8, for shapes that do not fit, and for activation codes whose levels and real
+    zero lie more than 255 steps apart.
     """
 
     packed: Tensor

@@ -63,7 +63,6 @@ class Lsq(nn.Module):
         scale = self.gradient_scale(x)
         return lsq(x, self.step, self.bits, signed=self.signed, scale=scale)
 
-    @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
         return Grid(1 / positive(self.step), self.q_n, 2**self.bits - 1)
 

@@ -53,7 +53,6 @@ class Pact(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return pact(x, self.alpha, self.bits)
 
-    @torch.no_grad()
     def grid(self, x: Tensor) -> Grid:
         highest = 2**self.bits - 1
         return Grid(highest / positive(self.alpha), 0, highest)

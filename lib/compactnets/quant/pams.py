@@ -1,6 +1,7 @@
 """Symmetric signed activation levels under one bound: trained (PAMS) or calibrated (max-abs)."""
 
 from collections.abc import Iterable
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -40,7 +41,6 @@ def pams(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
     return round_ste(s * c) / s
 
 
-@torch.no_grad()
 def pams_grid(alpha: Tensor, bits: int) -> Grid:
     """The grid of `pams`: codes 0 to 2^bits - 2, the last code of the width has no level."""
     n = 2 ** (bits - 1) - 1
@@ -124,10 +124,5 @@ class MaxAbs(nn.Module):
 
 
 def _moving_average(batches: Iterable[Tensor], decay: float) -> Tensor:
-    average = None
-    for batch in batches:
-        largest = batch.abs().flatten(1).amax(1).mean()
-        average = largest if average is None else decay * average + (1 - decay) * largest
-    if average is None:
-        raise ValueError("calibration needs at least one batch")
-    return average
+    largest = (batch.abs().flatten(1).amax(1).mean() for batch in batches)
+    return reduce(lambda average, m: decay * average + (1 - decay) * m, largest)

@@ -8,7 +8,7 @@ straight-through gradient; codes(x) gives the same levels as integers, which a k
 NaN: forward passes it on, so that a broken run shows; codes make it the lowest code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -106,9 +106,14 @@ def _rounded(x: Tensor, inverse: float, zero: int) -> Tensor:
     return ((x * inverse).round() + zero).nan_to_num(nan=0).clamp(0, 255).to(torch.uint8)
 
 
-def batches_of(x: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
-    """Calibration data as batches: a tensor is one batch."""
-    return [x] if isinstance(x, Tensor) else x
+def batches_of(x: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Calibration data as batches: a tensor is one batch. ValueError if there is none."""
+    none = True
+    for batch in [x] if isinstance(x, Tensor) else x:
+        none = False
+        yield batch
+    if none:
+        raise ValueError("calibration needs at least one batch")
 
 
 def percentile(x: Tensor, percent: float) -> Tensor:
