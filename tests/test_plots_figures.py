@@ -121,6 +121,76 @@ def test_images_are_shown_as_they_are():
     assert np.allclose(shown[1], [[0, 0.5], [1, 1]])
 
 
+def shown(ax) -> np.ndarray:
+    return np.asarray(ax.images[0].get_array())
+
+
+@pytest.mark.parametrize("box", [(4, 6, 8, 10), (0, 0, 2, 2), (0, 2, 24, 30)])
+def test_crops_show_every_image_at_the_marked_place(box):
+    truth = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
+    dim = (truth * 100).to(torch.uint8)
+    small = truth[:, ::2, ::2]
+    figure = plots.crops(
+        {"truth": truth, "input": small, "net": dim}, box, {"net": "30.1 dB"}, columns=2
+    )
+    whole, first, second, third, spare = figure.axes
+    top, left, height, width = box
+    rows, across = slice(top, top + height), slice(left, left + width)
+    assert np.allclose(shown(whole), truth.permute(1, 2, 0))
+    assert np.allclose(shown(first), truth[:, rows, across].permute(1, 2, 0))
+    assert np.allclose(shown(third), dim[:, rows, across].permute(1, 2, 0) / 255)
+    halved = small[:, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2]
+    assert np.allclose(shown(second), halved.permute(1, 2, 0))
+    (mark,) = whole.patches
+    assert mark.get_xy() == (left - 0.5, top - 0.5)
+    assert (mark.get_height(), mark.get_width()) == (height, width)
+    assert [ax.get_title() for ax in figure.axes[1:4]] == ["truth", "input", "net"]
+    assert [ax.get_xlabel() for ax in figure.axes[1:4]] == ["", "", "30.1 dB"]
+    assert not spare.axison
+    assert not spare.images
+    assert all(ax.images[0].get_interpolation() == "nearest" for ax in figure.axes[:4])
+
+
+def test_masks_are_dark_where_kept_and_say_their_share():
+    half = torch.tensor([[True, False], [False, True]])
+    figure = plots.masks({"half": half, "all": torch.ones(1, 3, dtype=torch.bool)}, columns=2)
+    assert np.array_equal(shown(figure.axes[0]), half)
+    assert [ax.get_title() for ax in figure.axes] == ["half\n50.0 % kept", "all\n100.0 % kept"]
+    figure.canvas.draw()
+    for ax, value, color in ((0, True, plots.INK), (0, False, "white"), (1, True, plots.INK)):
+        image = figure.axes[ax].images[0]
+        assert image.cmap(image.norm(value))[:3] == pytest.approx(color_of(color))
+
+
+@pytest.mark.parametrize(
+    ("box", "notes", "words"),
+    [
+        ((0, 0, 9, 4), {}, "must lie in the 8 x 8 pixels"),
+        ((-2, 0, 4, 4), {}, "must lie"),
+        ((0, 0, 0, 4), {}, "must lie"),
+        ((1, 0, 4, 4), {}, "on multiples of 2 for 'low'"),
+        ((0, 0, 4, 4), {"net": "1 dB"}, r"notes for \['net'\]"),
+    ],
+)
+def test_a_box_or_note_that_fits_no_image_is_named(box, notes, words):
+    with pytest.raises(ValueError, match=words):
+        plots.crops({"truth": torch.zeros(3, 8, 8), "low": torch.zeros(3, 4, 4)}, box, notes)
+
+
+def test_what_is_no_image_of_the_scene_or_no_mask_is_named():
+    truth = torch.zeros(3, 8, 8)
+    for other in (torch.zeros(3, 8, 4), torch.zeros(3, 3, 3), torch.zeros(3, 16, 16)):
+        with pytest.raises(ValueError, match=r"'x' is .* no whole part"):
+            plots.crops({"truth": truth, "x": other}, (0, 0, 4, 4))
+    with pytest.raises(ValueError, match="no images"):
+        plots.crops({}, (0, 0, 1, 1))
+    with pytest.raises(ValueError, match="no masks"):
+        plots.masks({})
+    for wrong in (torch.zeros(2, 2), torch.zeros(2, 2, 1, 1, dtype=torch.bool)):
+        with pytest.raises(ValueError, match="'w' must be a boolean mask"):
+            plots.masks({"w": wrong})
+
+
 def test_misfits_are_named(frame):
     with pytest.raises(ValueError, match=r"no column \['top1'\], only \['epoch'"):
         plots.lines(frame, "epoch", "top1")

@@ -1,7 +1,7 @@
 """One look for all figures: tidy frames in, a matplotlib Figure out, alt text with each."""
 
 from compactnets.plots.charts import bars, histograms, lines, pareto, pareto_front, points
-from compactnets.plots.images import image_grid
+from compactnets.plots.images import crops, image_grid, masks
 from compactnets.plots.look import INK, PALETTE, PAPER, canvas, picture, show, theme
 
 __all__ = [
@@ -10,9 +10,11 @@ __all__ = [
     "PAPER",
     "bars",
     "canvas",
+    "crops",
     "histograms",
     "image_grid",
     "lines",
+    "masks",
     "pareto",
     "pareto_front",
     "picture",
