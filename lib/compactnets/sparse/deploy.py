@@ -25,13 +25,12 @@ def deploy(model: nn.Module, n: int) -> nn.Module:
     equal the trained network's up to float32 rounding. ValueError if the model is in training
     mode or has no masked layer.
     """
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode: call model.eval() before deploying it")
-    natural = {name: torch.arange(len(m.order)) for name, m in masked_layers(model)}
-    if not natural:
+    orders = {name: layer.order for name, layer in masked_layers(model)}
+    if not orders:
         raise ValueError(f"{type(model).__name__} has no masked layer: prepare and train it first")
-    orders = {name: m.order.cpu() for name, m in masked_layers(model)}
-    moved = {k: order for k, order in orders.items() if not torch.equal(order, natural[k])}
+    moved = {name: order for name, order in orders.items() if (order.diff() != 1).any()}
     model = rearrange(model, moved) if moved else copy.deepcopy(model)
     readers = sole_readers(model)
     masked = dict(masked_layers(model))
