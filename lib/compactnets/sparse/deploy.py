@@ -31,15 +31,14 @@ def deploy(model: nn.Module, n: int) -> nn.Module:
     equal the trained network's up to float32 rounding. ValueError if the model is in training
     mode or has no masked layer.
     """
-    natural = {name: torch.arange(len(m.order)) for name, m in masked_layers(model)}
-    if not natural:
+    orders = {name: layer.order for name, layer in masked_layers(model)}
+    if not orders:
         raise ValueError(f"{type(model).__name__} has no masked layer: prepare and train it first")
-    orders = {name: m.order.cpu() for name, m in masked_layers(model)}
-    moved = {k: order for k, order in orders.items() if not torch.equal(order, natural[k])}
+    moved = {name: order for name, order in orders.items() if (order.diff() != 1).any()}
 
     def make(name: str, conv: nn.Conv2d, limits: dict[str, float]) -> nn.Module:
         blocks = conv.groups == 1 and conv.out_channels % DENSE_BLOCK == 0
-        block = n if name in natural else DENSE_BLOCK if blocks else 1
+        block = n if name in orders else DENSE_BLOCK if blocks else 1
         return kernels.BlockSparseConv2d.of(conv, n=block, **limits)
 
     deployed = _folded(rearrange(model, moved) if moved else model, make)
@@ -65,7 +64,7 @@ def _prepacked(conv: nn.Conv2d, limits: dict[str, float]) -> nn.Module:
 
 def _folded(model: nn.Module, make: MakeLayer) -> nn.Module:
     """A copy in which make's layer stands for every convolution and what alone reads its output."""
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode: call model.eval() before deploying it")
     readers = sole_readers(model)
     model = copy.deepcopy(model)

@@ -26,6 +26,10 @@ def _shell(kind: type[Conv], like: nn.Conv2d) -> Conv:
     )
 
 
+def _copied(parameter: Tensor) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+
+
 class MaskedConv2d(nn.Conv2d):
     """Convolves with weight * mask: dropped weights neither act nor get a gradient.
 
@@ -38,16 +42,18 @@ class MaskedConv2d(nn.Conv2d):
 
     @classmethod
     def of(cls, conv: nn.Conv2d, mask: Tensor, order: Tensor | None = None) -> Self:
-        """The masked form of a trained convolution; the weights are copied."""
+        """The masked form of a trained convolution; the weights are copied, frozen ones stay so."""
+        if type(conv) is not nn.Conv2d:
+            raise TypeError(f"only nn.Conv2d itself can be masked, not {type(conv).__name__}")
         if mask.shape != conv.weight.shape or mask.dtype != torch.bool:
             raise ValueError(
                 f"mask must be boolean {tuple(conv.weight.shape)}, "
                 f"got {mask.dtype} {tuple(mask.shape)}"
             )
         layer = _shell(cls, conv)
-        layer.weight = nn.Parameter(conv.weight.detach().clone())
+        layer.weight = _copied(conv.weight)
         if conv.bias is not None:
-            layer.bias = nn.Parameter(conv.bias.detach().clone())
+            layer.bias = _copied(conv.bias)
         natural = torch.arange(conv.out_channels, device=conv.weight.device)
         layer.register_buffer("mask", mask.clone())
         layer.register_buffer("order", natural if order is None else order.clone())
@@ -62,7 +68,7 @@ class MaskedConv2d(nn.Conv2d):
         conv = _shell(nn.Conv2d, self)
         conv.weight = nn.Parameter(self.effective_weight().detach())
         if self.bias is not None:
-            conv.bias = nn.Parameter(self.bias.detach().clone())
+            conv.bias = _copied(self.bias)
         return conv.train(self.training)
 
     def forward(self, input: Tensor) -> Tensor:

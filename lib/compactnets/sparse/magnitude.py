@@ -37,6 +37,8 @@ class Magnitude:
             raise ValueError(
                 f"granularity must be one of {tuple(_MASKS)}, got {self.granularity!r}"
             )
+        if self.n < 1:
+            raise ValueError(f"n must be at least 1, got {self.n}")
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity must lie in [0, 1), got {self.sparsity}")
 

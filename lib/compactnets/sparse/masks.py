@@ -42,11 +42,7 @@ def block_scores(weight: Tensor, n: int) -> Tensor:
 
     ValueError unless n divides out: a plain reshape would mix inputs.
     """
-    if n < 1 or weight.shape[0] % n:
-        raise ValueError(
-            f"blocks of n={n} do not divide {weight.shape[0]} outputs: leave the layer dense or "
-            f"choose another n"
-        )
+    _check_divides(n, weight)
     return kernel_norms(weight).unflatten(0, (-1, n)).sum(1)
 
 
@@ -79,7 +75,7 @@ def block_mask(weight: Tensor, n: int, sparsity: float, order: Tensor | None = N
     The mask is in the order of `weight`: row o of the sorted layer is row order[o] here.
     ValueError unless n divides out and order is a permutation.
     """
-    order = _checked(order, weight)
+    order = checked_order(order, weight)
     kept = keep_largest(block_scores(weight[order], n), sparsity)
     return _spread(_scattered(kept, n, order), weight)
 
@@ -98,30 +94,47 @@ def random_block_mask(
         gone = torch.randint(shape.numel(), (count,), generator=generator)
     else:
         gone = torch.randperm(shape.numel(), generator=generator)[:count]
-    kept = torch.ones(shape.numel(), dtype=torch.bool)
-    kept[gone] = False
-    return _spread(_scattered(kept.view(shape), n, torch.arange(weight.shape[0])), weight)
+    kept = torch.ones(shape.numel(), dtype=torch.bool, device=weight.device)
+    kept[gone.to(weight.device)] = False
+    return _spread(_scattered(kept.view(shape), n, checked_order(None, weight)), weight)
 
 
-def _checked(order: Tensor | None, weight: Tensor) -> Tensor:
+def checked_order(order: Tensor | None, weight: Tensor) -> Tensor:
+    """The order of the weight's outputs, on its device; None is the natural one.
+
+    ValueError unless it is a permutation.
+    """
     natural = torch.arange(weight.shape[0], device=weight.device)
     if order is None:
         return natural
-    if order.shape != natural.shape or not torch.equal(order.sort().values, natural):
+    order = order.to(weight.device)
+    if sorted(order.tolist()) != natural.tolist():
         raise ValueError(f"order must be a permutation of {weight.shape[0]} outputs")
     return order
+
+
+def _check_divides(n: int, weight: Tensor) -> None:
+    if n < 1 or weight.shape[0] % n:
+        raise ValueError(
+            f"blocks of n={n} do not divide {weight.shape[0]} outputs: leave the layer dense or "
+            f"choose another n"
+        )
 
 
 def _scattered(kept: Tensor, n: int, order: Tensor) -> Tensor:
     """Blocks (out / n, in) as kernels (out, in), row o of the sorted layer at order[o]."""
     mask = torch.empty(kept.shape[0] * n, kept.shape[1], dtype=torch.bool, device=kept.device)
-    mask[order.to(kept.device)] = kept.repeat_interleave(n, 0)
+    mask[order] = kept.repeat_interleave(n, 0)
     return mask
 
 
 def is_blocked(mask: Tensor, n: int, order: Tensor | None = None) -> bool:
-    """Do the n kernels of every block share one truth value, all their taps included?"""
-    kernels = mask[_checked(order, mask)].flatten(1).view(*mask.shape[:2], -1)
+    """Do the n kernels of every block share one truth value, all their taps included?
+
+    ValueError unless n divides out and order is a permutation.
+    """
+    _check_divides(n, mask)
+    kernels = mask[checked_order(order, mask)].flatten(1).view(*mask.shape[:2], -1)
     blocks = kernels.unflatten(0, (-1, n)).movedim(1, -1).flatten(2)  # (out / n, in, taps * n)
     return bool((blocks == blocks[..., :1]).all())
 

@@ -8,6 +8,7 @@ or linear layer. An output that is added to another (a residual sum) has to keep
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +16,21 @@ from torch import Tensor, fx, nn
 
 from compactnets.models.graph import called_once, trace
 from compactnets.sparse.layers import MaskedConv2d
+from compactnets.sparse.masks import checked_order
 
 # Treat every channel alike and by itself, without parameters of their own per channel.
 _PER_CHANNEL = (
     *(nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.SiLU, nn.Sigmoid, nn.GELU),
     *(nn.Identity, nn.Dropout, nn.Dropout2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.MaxPool2d),
-    nn.Flatten,
 )
 _PER_CHANNEL_CALLS = {
-    *(F.relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.dropout, F.avg_pool2d, F.max_pool2d),
-    *(F.adaptive_avg_pool2d, torch.relu, torch.flatten, "relu", "flatten"),
+    *(F.relu, F.relu6, F.hardtanh, F.hardswish, F.silu, F.gelu, F.dropout, F.avg_pool2d),
+    *(F.max_pool2d, F.adaptive_avg_pool2d, torch.relu, "relu"),
 }
+# (N, channels, height, width) -> (N, features), the values of a channel side by side.
+_FLATTEN_CALLS = (torch.flatten, "flatten")
+_MEAN_CALLS = (torch.mean, "mean")
+_PIXELS = ((2, 3), (-2, -1), (3, 2), (-1, -2))
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ def rearrangeable(model: nn.Module) -> dict[str, Path]:
     for node in graph.nodes:
         if node.op == "call_module" and node.target in once:
             layer = model.get_submodule(node.target)
-            if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+            if _is_conv(layer) and layer.groups == 1:
                 path = _follow(node, model, once, layer.out_channels)
                 if path is not None:
                     found[node.target] = path
@@ -56,40 +61,57 @@ def rearrangeable(model: nn.Module) -> dict[str, Path]:
 
 def _follow(start: fx.Node, model: nn.Module, once: set[str], channels: int) -> Path | None:
     """The path from a layer's output, or None if something on it needs the order."""
-    channelwise, readers, todo = [], [], list(start.users)
+    channelwise, readers = [], []
+    todo = [(user, False) for user in start.users]  # a call, and whether its input is flat
     while todo:
-        node = todo.pop()
-        if node.op != "call_module":
-            if node.target not in _PER_CHANNEL_CALLS:
-                return None
-            todo += node.users
-            continue
-        module = model.get_submodule(str(node.target))
-        if isinstance(module, _PER_CHANNEL):
-            todo += node.users
-        elif node.target not in once:
+        node, flat = todo.pop()
+        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not flat and _flattens(node, module):
+            todo += [(user, True) for user in node.users]
+        elif isinstance(module, _PER_CHANNEL) or node.target in _PER_CHANNEL_CALLS:
+            todo += [(user, flat) for user in node.users]
+        elif module is None or node.target not in once:
             return None
-        elif _has_values_per_channel(module, channels):
+        elif not flat and _has_values_per_channel(module, channels):
             channelwise.append(str(node.target))
-            todo += node.users
-        elif _mixes(module, channels):
+            todo += [(user, flat) for user in node.users]
+        elif _mixes(module, flat):
             readers.append(str(node.target))
         else:
             return None
     return Path(tuple(channelwise), tuple(readers)) if readers else None
 
 
+def _flattens(node: fx.Node, module: nn.Module | None) -> bool:
+    """Is it a flattening of all but the batch, or a mean over the pixels?"""
+    if isinstance(module, nn.Flatten):
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if node.target in _FLATTEN_CALLS:
+        options = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | node.kwargs
+        return {"end_dim": -1} | options == {"start_dim": 1, "end_dim": -1}
+    if node.target in _MEAN_CALLS:
+        options = dict(zip(("dim", "keepdim"), node.args[1:], strict=False)) | node.kwargs
+        dims = options.get("dim")
+        pixels = isinstance(dims, list | tuple) and tuple(dims) in _PIXELS
+        return bool(pixels) and options.keys() == {"dim"}
+    return False
+
+
+def _is_conv(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Plain or masked: other subclasses may hold values per channel that nobody here knows."""
+    return type(module) in (nn.Conv2d, MaskedConv2d)
+
+
 def _has_values_per_channel(module: nn.Module, channels: int) -> bool:
-    if isinstance(module, nn.Conv2d):
+    if _is_conv(module):
         return module.groups == module.in_channels == module.out_channels == channels > 1
     norm = isinstance(module, nn.BatchNorm2d) and module.num_features == channels
     return norm or (isinstance(module, nn.PReLU) and module.num_parameters in (1, channels))
 
 
-def _mixes(module: nn.Module, channels: int) -> bool:
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1
-    return isinstance(module, nn.Linear) and module.in_features % channels == 0
+def _mixes(module: nn.Module, flat: bool) -> bool:
+    """A linear layer on maps that are not flat would mix the columns of pixels, not channels."""
+    return type(module) is nn.Linear if flat else _is_conv(module) and module.groups == 1
 
 
 @torch.no_grad()
@@ -97,7 +119,8 @@ def rearrange(model: nn.Module, orders: Mapping[str, Tensor]) -> nn.Module:
     """A copy that computes the same with the outputs of the named layers in a new order.
 
     orders: layer -> permutation (out,); output o of the new layer is output order[o] of the old.
-    ValueError for a layer whose outputs must keep their order (see rearrangeable).
+    ValueError for a layer whose outputs must keep their order (see rearrangeable), and for an
+    order that is no permutation.
     """
     paths = rearrangeable(model)
     model = copy.deepcopy(model)
@@ -108,6 +131,7 @@ def rearrange(model: nn.Module, orders: Mapping[str, Tensor]) -> nn.Module:
                 f"called twice, or one that is not known"
             )
         layer = model.get_submodule(name)
+        order = checked_order(order, layer.weight)  # type: ignore[arg-type]
         _permute(layer, order, dim=0)
         for follower in paths[name].channelwise:
             _permute(model.get_submodule(follower), order, dim=0)
@@ -122,7 +146,7 @@ def _permute(module: nn.Module, order: Tensor, dim: int) -> None:
     if dim == 1:
         _set(module, "weight", _inputs(module.weight, order))  # type: ignore[arg-type]
         if isinstance(module, MaskedConv2d):
-            module.mask = _inputs(module.mask, order)
+            _set(module, "mask", _inputs(module.mask, order))
         return
     names = ["weight", "bias", "running_mean", "running_var", "mask"]
     for name in names:
@@ -130,7 +154,7 @@ def _permute(module: nn.Module, order: Tensor, dim: int) -> None:
         if isinstance(tensor, Tensor) and tensor.shape[0] == channels:
             _set(module, name, tensor[order])
     if isinstance(module, MaskedConv2d):
-        module.order = torch.arange(channels, device=module.order.device)
+        module.order = order.argsort()[module.order]  # old output order[o] is the new output o
 
 
 def _inputs(weight: Tensor, order: Tensor) -> Tensor:
@@ -141,6 +165,8 @@ def _inputs(weight: Tensor, order: Tensor) -> Tensor:
 
 
 def _set(module: nn.Module, name: str, value: Tensor) -> None:
-    if isinstance(getattr(module, name), nn.Parameter):
-        value = nn.Parameter(value.clone(), getattr(module, name).requires_grad)
+    old = getattr(module, name)
+    value = torch.empty_like(old).copy_(value)  # keeps channels_last
+    if isinstance(old, nn.Parameter):
+        value = nn.Parameter(value, old.requires_grad)
     setattr(module, name, value)
