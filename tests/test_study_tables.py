@@ -295,3 +295,15 @@ def test_the_toy_card_is_the_one_on_disk(toy):
 )
 def test_a_column_has_the_decimals_of_its_most_precise_number(values, places):
     assert decimals(values) == places
+
+
+def test_counts_and_times_have_no_seed_and_their_table_no_column_for_it(toy, capsys):
+    for name, ms in (("Base", 4.0), ("Toy", 2.5)):
+        toy.observe("time", ms, unit="ms", method=name)
+    toy.results("Times", "time", {n: {"method": n} for n in ("Base", "Toy")}, baseline="Base")
+    out = capsys.readouterr().out
+    assert "n (seeds)" not in out and "over seeds" not in out
+    assert re.search(r"Base\s+4\s+–\n", out) and re.search(r"Toy\s+2.5\s+-1.5\n", out)
+    toy.observe("time", 3.0, unit="ms", method="Toy", seed=0)
+    with pytest.raises(ValueError, match="no seed"):
+        toy.results("Times", "time", {"Toy": {"method": "Toy"}})

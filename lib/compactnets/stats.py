@@ -24,10 +24,12 @@ data, other recipes, other networks.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from scipy.stats import norm as normal
 from scipy.stats import t as student_t
+
+Seed = TypeVar("Seed", int, int | None)  # None: a row without seed
 
 Verdict = Literal["holds", "fails", "undecided", "not tested"]
 CONFIDENCE = 0.95
@@ -67,7 +69,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 
 
 def paired_difference(
-    a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE
+    a: Mapping[Seed, float], b: Mapping[Seed, float], confidence: float = CONFIDENCE
 ) -> Interval:
     """Interval of the mean of a[seed] - b[seed] over the common seeds.
 
@@ -75,8 +77,8 @@ def paired_difference(
     effect with the luck of the start.
     """
     if set(a) != set(b):
-        raise ValueError(f"seeds differ: {sorted(a)} and {sorted(b)}; run both with the same")
-    return mean_interval([a[seed] - b[seed] for seed in sorted(a)], confidence)
+        raise ValueError(f"seeds differ: {[*a]} and {[*b]}; run both with the same")
+    return mean_interval([a[seed] - b[seed] for seed in a], confidence)
 
 
 def judge_difference(difference: Interval, margin: float = 0.0) -> Verdict:

@@ -46,7 +46,8 @@ class Comparer:
 
     def grid(self, caption: object) -> Grid:
         """The filled table; obtained numbers are means with their 95 % t half-widths."""
-        headings = ["", *(h for c in self.columns for h in self._headings(c)), "n (seeds)"]
+        headings = ["", *(h for c in self.columns for h in self._headings(c))]
+        headings += ["n (seeds)"] * self.seeded
         right = frozenset(range(1, len(headings)))
         grid = Grid(caption, headings + ["execution"] * bool(self.execution), right=right)
         for line in self.lines:
@@ -54,7 +55,8 @@ class Comparer:
             if line.reported is not None and any(self._reported(line, c) for c in self.columns):
                 label += grid.note(line.reported.source)
             cells = [cell for c in self.columns for cell in self._cells(line, c)]
-            grid.rows.append([label, *cells, self._seeds(line), *self._executed(line)])
+            seeds = [self._seeds(line)] * self.seeded
+            grid.rows.append([label, *cells, *seeds, *self._executed(line)])
         return grid
 
     def _headings(self, column: Column) -> list[object]:
@@ -81,7 +83,7 @@ class Comparer:
                 shown.append(signed(ours.mean - theirs, ours.half_width))
         return shown
 
-    def _gains(self, line: Line, column: Column, values: dict[int, float]) -> list[object]:
+    def _gains(self, line: Line, column: Column, values: dict[int | None, float]) -> list[object]:
         base = next(one for one in self.lines if one.label == self.baseline)
         gains: list[object] = []
         if column.reported:
@@ -112,14 +114,21 @@ class Comparer:
         value = self._reported(line, column)
         return None if isinstance(value, str) else value
 
-    def _values(self, line: Line, column: Column) -> dict[int, float]:
+    def _values(self, line: Line, column: Column) -> dict[int | None, float]:
         if line.labels is None:
             return {}
-        return self.observed.values(column.metric, dict(line.labels))
+        return self.observed.by_seed(column.metric, dict(line.labels))
+
+    @property
+    def seeded(self) -> bool:
+        """Does any number come from runs with seeds? Counts and times do not."""
+        found = (self._values(line, c) for line in self.lines for c in self.columns)
+        return any(seed is not None for values in found for seed in values)
 
     def _seeds(self, line: Line) -> str:
-        seeds = sorted({s for c in self.columns for s in self._values(line, c)})
-        return f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "–"
+        seeds = {s for c in self.columns for s in self._values(line, c)}
+        known = sorted(s for s in seeds if s is not None)
+        return f"{len(known)} ({', '.join(map(str, known))})" if known else "–"
 
     def _executed(self, line: Line) -> list[Text]:
         if self.execution is None:
@@ -143,8 +152,9 @@ def results_grid(
     columns = pair_columns(metrics, None, observed)
     lines = pair_rows(None, None, found, "method", observed)
     base = baseline if baseline in found else None
-    grid = Comparer(observed, columns, lines, base, execution).grid(caption)
-    grid.below.append(source.origin())
+    comparer = Comparer(observed, columns, lines, base, execution)
+    grid = comparer.grid(caption)
+    grid.below.append(source.origin(comparer.seeded))
     return grid
 
 

@@ -81,6 +81,13 @@ class Observations:
             values[row.seed] = row.value
         return dict(sorted(values.items()))
 
+    def by_seed(self, metric: str, labels: dict[str, Label]) -> dict[int | None, float]:
+        """values(), or {None: value} for a single row without a seed: a count or a time."""
+        found = self.select(metric, labels)
+        if len(found) == 1 and found[0].seed is None:
+            return {None: found[0].value}
+        return {**self.values(metric, labels)}
+
     def value(self, metric: str, labels: dict[str, Label], seed: int | None = None) -> float:
         """The one value of that row and seed; ValueError if there is not exactly one."""
         found = [r for r in self.select(metric, labels) if r.seed == seed]

@@ -20,9 +20,10 @@ class Source:
     answers: dict[str, Answer]
     words: str
 
-    def origin(self) -> Text:
-        """The line under a table."""
-        return text(f"Mean ± half-width of the 95 % t interval over seeds; {self.words}.")
+    def origin(self, seeded: bool = True) -> Text:
+        """The line under a table; seeded: whether its numbers are means over seeds."""
+        what = "Mean ± half-width of the 95 % t interval over seeds; " if seeded else ""
+        return text(f"{what}{self.words}.")
 
 
 @dataclass(frozen=True)
