@@ -1,6 +1,7 @@
 """Masks of every granularity: counts, patterns, optimality, nesting, preserved norm."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -150,7 +151,7 @@ def test_finer_blocks_keep_more_of_the_norm(sparsity, seed, width):
     every = [masks.block_mask(weight, n, sparsity) for n in (1, 2, 4, 8, 16)]
     assert {int(mask.sum()) for mask in every} == {round((1 - sparsity) * weight.numel())}
     kept = [masks.norm_kept(weight, mask) for mask in every]
-    assert all(fine >= coarse - 1e-7 for fine, coarse in zip(kept, kept[1:], strict=False))
+    assert all(fine >= coarse - 1e-7 for fine, coarse in pairwise(kept))
     assert kept[0] > kept[-1]
 
 

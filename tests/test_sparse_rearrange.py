@@ -7,11 +7,11 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse_toys import BOUND, FREE, NETWORKS, difference, drawn, images
 from torch import nn
 
 from compactnets.sparse import MaskedConv2d, OneByN, masked_layers, rearrange, rearrangeable
 from compactnets.sparse.masks import is_blocked
+from sparse_toys import BOUND, FREE, NETWORKS, difference, drawn, images
 
 
 def shuffles(model: nn.Module, seed: int) -> dict[str, torch.Tensor]:
@@ -108,7 +108,7 @@ class Scaled(nn.Conv2d):
 def test_unknown_kinds_of_convolution_keep_their_order():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), Scaled(8, 8, 1), nn.Conv2d(8, 4, 1))
     assert not rearrangeable(model)
-    with pytest.raises(TypeError, match="only nn.Conv2d itself can be masked, not Scaled"):
+    with pytest.raises(TypeError, match=r"only nn\.Conv2d itself can be masked, not Scaled"):
         OneByN(4).prepare(model, images())
 
 
