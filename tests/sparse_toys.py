@@ -2,11 +2,19 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compactnets import models, seeds
+
+
+@pytest.fixture
+def mkldnn() -> None:
+    """For files that import it: skips where torch's dense kernels cannot be prepacked."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
 
 
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:

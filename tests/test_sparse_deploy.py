@@ -11,11 +11,20 @@ from torch import nn
 from compactnets import cost, seeds
 from compactnets.kernels import BlockSparseConv2d
 from compactnets.models.graph import sole_readers, trace
-from compactnets.sparse import Magnitude, OneByN, deploy, masked_layers, rearrange
-from sparse_toys import NETWORKS, difference, drawn, images, lively
+from compactnets.sparse import (
+    Magnitude,
+    OneByN,
+    RandomOneByN,
+    deploy,
+    deploy_dense,
+    masked_layers,
+    rearrange,
+)
+from sparse_toys import NETWORKS, difference, drawn, images, lively, mkldnn  # noqa: F401
 
 METHODS = [OneByN(n) for n in (2, 4, 8, 16)] + [
-    *(OneByN(4, 0.8, rearrange=False), Magnitude(), Magnitude("kernel"), Magnitude("filter"))
+    *(Magnitude(), Magnitude("kernel"), Magnitude("filter")),
+    *(OneByN(4, 0.8, rearrange=False), RandomOneByN(4, 0.5)),
 ]
 
 
@@ -44,7 +53,7 @@ def test_the_deployed_network_gives_the_same_logits_from_the_kept_blocks(name, m
         fast = method.deploy(model)
         assert difference(model(images()), fast(images())) < 1e-4
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    n = method.n if isinstance(method, OneByN) else 1
+    n = 1 if isinstance(method, Magnitude) else method.n
     layers = packed(fast)
     for key, layer in masked_layers(model):
         assert layers[key].n == n
@@ -187,6 +196,34 @@ def test_training_mode_is_refused_in_any_layer():
     model.stage1[0].bn1.train()
     with pytest.raises(ValueError, match=r"training mode: call model\.eval"):
         deploy(model, 4)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("mkldnn")
+@torch.no_grad()
+def test_the_dense_baseline_is_the_same_network_masked_or_not(name):
+    model = drawn(NETWORKS[name])
+    for net in (model, OneByN(4).prepare(model, images()).eval()):
+        before = copy.deepcopy(net.state_dict())
+        fast = deploy_dense(net)
+        for x in (images(), images().to(memory_format=torch.channels_last)):
+            assert difference(net(x), fast(x)) < 1e-5
+        assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+        assert not any(isinstance(m, nn.Conv2d) for m in fast.modules())
+        assert kinds(fast).count("BatchNorm2d") == (3 if name == "VGG-small" else 0)
+
+
+@pytest.mark.parametrize("name", WIRINGS)
+@pytest.mark.usefixtures("mkldnn")
+@torch.no_grad()
+def test_the_dense_baseline_folds_what_the_sparse_network_folds(name):
+    wiring, folded = WIRINGS[name]
+    model = drawn(lambda: Net(wiring))
+    fast = deploy_dense(model)
+    assert difference(model(images()), fast(images())) < 1e-5
+    assert kinds(fast).count("Identity") == folded
+    with pytest.raises(ValueError, match=r"training mode: call model\.eval"):
+        deploy_dense(model.train())
 
 
 def test_networks_without_masks_are_refused():

@@ -11,7 +11,15 @@ from torch import nn
 
 from compactnets import cost, seeds
 from compactnets.method import Method
-from compactnets.sparse import Magnitude, MaskedConv2d, OneByN, masked_layers, prunable, survey
+from compactnets.sparse import (
+    Magnitude,
+    MaskedConv2d,
+    OneByN,
+    RandomOneByN,
+    masked_layers,
+    prunable,
+    survey,
+)
 from compactnets.sparse.convert import sparsity as share_gone
 from compactnets.sparse.masks import block_mask, filter_order, is_blocked, weight_mask
 from sparse_toys import NETWORKS, drawn, images
@@ -150,6 +158,11 @@ METHODS = {
     "1x4 unsorted": OneByN(4, rearrange=False),
     "1x2": OneByN(2),
     "1x4 at 25 %": OneByN(4, 0.25),
+    "random": RandomOneByN(4),
+    "random again": RandomOneByN(4, seed=1),
+    "random at 25 %": RandomOneByN(4, 0.25),
+    "random 1x2": RandomOneByN(2),
+    "random with repetition": RandomOneByN(4, replacement=True),
     "weight": Magnitude(),
     "kernel": Magnitude("kernel"),
     "filter": Magnitude("filter"),
@@ -184,7 +197,31 @@ def test_preparing_copies_the_network_and_masks_its_weights_only(name):
         p.data_ptr() for p in prepared.parameters()
     }
     assert type(prepared[0]) is nn.Conv2d  # type: ignore[index]
-    assert share_gone(prepared) == pytest.approx(method.sparsity, abs=0.005)
+    if "repetition" not in name:
+        assert share_gone(prepared) == pytest.approx(method.sparsity, abs=0.005)
+
+
+def test_random_blocks_repeat_by_seed_differ_by_layer_and_leave_the_global_generator():
+    with seeds.scoped(0):
+        model = nn.Sequential(*(nn.Conv2d(16, 16, 1) for _ in range(4)))
+        state = torch.get_rng_state()
+        pairs = [RandomOneByN(4, 0.5, seed=3).prepare(model, images()) for _ in range(2)]
+        assert torch.equal(torch.get_rng_state(), state)
+    assert same_state(*pairs)
+    drawn_masks = [layer.mask for _, layer in masked_layers(pairs[0])]
+    assert len(drawn_masks) == 3
+    assert not torch.equal(drawn_masks[0], drawn_masks[1])
+    assert all(is_blocked(mask, 4) for mask in drawn_masks)
+    assert share_gone(pairs[0]) == 0.5
+
+
+def test_the_released_random_baseline_prunes_39_percent():
+    model = nn.Sequential(nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 1))
+    gone = [
+        share_gone(RandomOneByN(4, 0.5, replacement=True, seed=seed).prepare(model, images()))
+        for seed in range(10)
+    ]
+    assert sum(gone) / 10 == pytest.approx(0.3935, abs=0.01)
 
 
 def test_masks_are_the_pure_functions_of_the_trained_weights():

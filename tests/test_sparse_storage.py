@@ -13,7 +13,7 @@ from compactnets.kernels import BlockSparseConv2d, CSRConv2d, PrepackedConv2d
 from compactnets.sparse import Magnitude, prunable
 from compactnets.sparse.masks import block_mask, removed, weight_mask
 from compactnets.sparse.storage import block_bytes, csr_bytes, dense_bytes
-from sparse_toys import drawn, images
+from sparse_toys import drawn, images, mkldnn  # noqa: F401
 
 
 def test_the_worked_numbers_of_a_160_to_960_layer():
@@ -97,12 +97,6 @@ def test_smaller_mobilenets_of_the_same_kind():
     assert (small.stem.conv.out_channels, small.stem.conv.stride) == (16, (2, 2))
     assert (small.fc.in_features, wide.fc.in_features, narrow.fc.in_features) == (64, 128, 64)
     assert wide.stem.conv.out_channels == 32
-
-
-@pytest.fixture
-def mkldnn():
-    if not torch.backends.mkldnn.is_available():
-        pytest.skip("torch was built without oneDNN")
 
 
 GEOMETRIES = {
