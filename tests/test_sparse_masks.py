@@ -130,6 +130,14 @@ def test_is_blocked_sees_a_single_odd_weight(sample, seed):
     assert not masks.is_blocked(mask, n, order)
 
 
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_taps_of_a_kernel_stand_and_fall_together(n):
+    mask = torch.ones(4, 2, 3, 3, dtype=torch.bool)
+    assert masks.is_blocked(mask, n)
+    mask[:, 1, 0, 2] = False  # in all kernels of the block alike
+    assert not masks.is_blocked(mask, n)
+
+
 def test_is_blocked_depends_on_the_order_and_on_n():
     mask = torch.tensor([1, 0, 1, 0], dtype=torch.bool)[:, None].expand(4, 3)
     assert masks.is_blocked(mask, 1)
