@@ -6,7 +6,7 @@ from torch import fx, nn
 
 
 class _Tracer(fx.Tracer):
-    """Keeps convolutions and linear layers whole, those of this package too."""
+    """Keeps convolutions and linear layers whole, subclasses of them too."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return isinstance(m, nn.Conv2d | nn.Linear) or super().is_leaf_module(

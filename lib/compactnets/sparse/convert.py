@@ -19,6 +19,8 @@ def prunable(model: nn.Module, n: int = 1) -> list[str]:
     In MobileNets these are the pointwise convolutions, as in lmbxmu/1xN. A layer whose outputs n
     does not divide stays dense. ValueError if nothing is left.
     """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
     convs = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     names = [k for k, m in convs[1:] if m.groups == 1 and m.out_channels % n == 0]
     if not names:

@@ -23,7 +23,8 @@ class OneByN:
     """Masks of 1xn blocks, computed once from the trained network; then the survivors train.
 
     n: outputs of a block; it should be at most a quarter of a layer's outputs, else the pattern
-    is close to dropping whole filters or inputs. sparsity: p, the share of blocks that goes in
+    is close to dropping whole filters or inputs; the kernels that deploy runs on go up to 16.
+    sparsity: p, the share of blocks that goes in
     every layer. rearrange: filters are sorted by L1 norm first, where that leaves the function
     unchanged; during training only the mask shows it, the weights move at deployment.
     """
