@@ -50,8 +50,9 @@ def deploy_dense(model: nn.Module) -> nn.Module:
     """A copy that ignores sparsity: zeros multiplied like any weight, the fair baseline of deploy.
 
     Convolutions run on torch's own kernel, weights laid out beforehand, normalizations and clamps
-    folded in. Give it channels_last inputs: it stays so from end to end, and its kernels are faster
-    there (those of deploy are faster on contiguous ones). CPU only. ValueError if the model is in training mode.
+    folded in. Give it channels_last inputs: it stays so from end to end, where its kernels are
+    faster (those of deploy are faster on contiguous ones). CPU only. ValueError if the model is in
+    training mode.
     """
     folded = _folded(model, lambda _, conv, limits: _prepacked(conv, limits))
     return folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
