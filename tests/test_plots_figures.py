@@ -266,3 +266,12 @@ def test_ink_and_palette_stand_out_from_the_paper():
     paper = luminance(plots.PAPER) + 0.05
     assert paper / (luminance(plots.INK) + 0.05) >= 7
     assert all(paper / (luminance(color) + 0.05) >= 2 for color in plots.PALETTE)
+
+
+def test_one_legend_stands_below_the_figure_and_none_in_its_axes(frame):
+    figure, axes = plots.canvas(1, 2)
+    for ax in axes:
+        plots.lines(frame, "epoch", "rate", "method", ax=ax)
+    plots.one_legend(figure, axes)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert [ax.get_legend() for ax in axes] == [None, None]

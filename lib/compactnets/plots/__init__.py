@@ -1,6 +1,14 @@
 """One look for all figures: tidy frames in, a matplotlib Figure out, alt text with each."""
 
-from compactnets.plots.charts import bars, histograms, lines, pareto, pareto_front, points
+from compactnets.plots.charts import (
+    bars,
+    histograms,
+    lines,
+    one_legend,
+    pareto,
+    pareto_front,
+    points,
+)
 from compactnets.plots.images import crops, image_grid, masks
 from compactnets.plots.look import INK, PALETTE, PAPER, canvas, picture, show, theme
 
@@ -15,6 +23,7 @@ __all__ = [
     "image_grid",
     "lines",
     "masks",
+    "one_legend",
     "pareto",
     "pareto_front",
     "picture",

@@ -196,6 +196,15 @@ def pareto(
     return figure
 
 
+def one_legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
+    """Puts the first axes' legend below the whole figure and takes the others away."""
+    handles = axes[0].get_legend_handles_labels()
+    for ax in axes:
+        if (legend := ax.get_legend()) is not None:
+            legend.remove()
+    figure.legend(*handles, loc="outside lower center", ncols=columns, fontsize=9)
+
+
 def _check(frame: pd.DataFrame, *columns: str | None) -> None:
     missing = [c for c in columns if c is not None and c not in frame.columns]
     if missing:
