@@ -30,6 +30,7 @@ SOME_STEPS = st.integers(1, 6)
         ({"ema": 1.0}, "ema must lie between 0 and 1, got 1.0"),
         ({"optimizer": "lion"}, "optimizer must be one of .*got 'lion'"),
         ({"schedule": "step"}, "schedule must be one of .*got 'step'"),
+        ({"halve_every": 0}, "halve_every must be at least 1, got 0"),
         ({"stepped": "never"}, "stepped must be one of .*got 'never'"),
         ({"precision": "fp8"}, "precision must be one of .*got 'fp8'"),
     ],
@@ -42,6 +43,12 @@ def test_a_recipe_that_cannot_be_is_refused_by_name(options, message):
 def test_a_misspelt_option_fails():
     with pytest.raises(TypeError, match="weight_decy"):
         Recipe(epochs=1, weight_decy=0.1)  # type: ignore[call-arg]
+
+
+def test_halving_takes_half_after_every_so_many_epochs_of_which_warm_up_is_none():
+    recipe = Recipe(epochs=8, schedule="halving", halve_every=3, warmup_epochs=1)
+    factors = [recipe.lr_factor(2 * epoch + 1, 2) for epoch in range(8)]
+    assert factors == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25]
 
 
 @calm

@@ -19,7 +19,8 @@ class Recipe:
     epochs, batch: passes over the data; images per optimizer step (over all devices).
     optimizer: "sgd", "adam" or "adamw"; lr is its peak. momentum: SGD's only.
     schedule: "constant", "linear" (to 0) or "cosine" (to 0), stepped per optimizer step, or with
-        stepped="epoch" once an epoch; warmup_epochs of linear rise come first.
+        stepped="epoch" once an epoch; warmup_epochs of linear rise come first. "halving": half as
+        much after every halve_every epochs.
     augment: a callable (uint8 images, generator) -> images with a stable repr, or None.
     precision: "auto" takes bf16 where the hardware multiplies it fast. ema: decay of a running
         mean of the weights that is returned in place of the last ones, or None.
@@ -32,8 +33,9 @@ class Recipe:
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 0.0
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    schedule: Literal["constant", "linear", "cosine", "halving"] = "cosine"
     stepped: Literal["step", "epoch"] = "step"
+    halve_every: int = 10
     warmup_epochs: float = 0.0
     augment: Augment | None = None
     label_smoothing: float = 0.0
@@ -43,7 +45,7 @@ class Recipe:
     compile: Literal["auto"] | bool = "auto"
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch", 1)):
+        for name, low in (("epochs", 1), ("batch", 1), ("halve_every", 1)):
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         if not self.lr > 0:
@@ -63,7 +65,7 @@ class Recipe:
             raise ValueError(f"ema must lie between 0 and 1, got {self.ema}")
         for name, known in (
             ("optimizer", ("sgd", "adam", "adamw")),
-            ("schedule", ("constant", "linear", "cosine")),
+            ("schedule", ("constant", "linear", "cosine", "halving")),
             ("stepped", ("step", "epoch")),
             ("precision", ("auto", "bf16", "fp32")),
         ):
@@ -82,6 +84,8 @@ class Recipe:
             return 1 - done
         if self.schedule == "cosine":
             return (1 + math.cos(math.pi * done)) / 2
+        if self.schedule == "halving":
+            return 0.5 ** ((epoch - self.warmup_epochs) // self.halve_every)
         return 1.0
 
     def make_optimizer(self, groups: list[dict]) -> torch.optim.Optimizer:
