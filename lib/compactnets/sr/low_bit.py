@@ -19,7 +19,6 @@ from compactnets.quant.ddtb import (
     most_dynamic,
 )
 from compactnets.quant.pams import MaxAbs, Pams, Start
-from compactnets.sr.edsr import EDSR
 from compactnets.sr.quantized import (
     Order,
     Student,
@@ -69,12 +68,12 @@ class DDTB:
         quantizers: list[Any] = activation_quantizers(student)
         with seeds.scoped(self.seed, "ddtb", "gates"):
             for index in self.dynamic_layers(model, example):
-                features = model.fuse.in_channels
+                features = student.network.fuse.in_channels
                 quantizers[index].gate = Gate(features, released=self.released_gate)
         return student
 
-    def dynamic_layers(self, model: EDSR, example: Tensor) -> list[int]:
-        """Indices of the quantizers that get a gate, the most dynamic first."""
+    def dynamic_layers(self, model: Any, example: Tensor) -> list[int]:
+        """Indices of the quantizers of an EDSR that get a gate, the most dynamic first."""
         highest, lowest = extremes(model, example)
         if (size := self.images_per_extreme) > 1:
             highest = _groups(highest, size).amax(dim=2)

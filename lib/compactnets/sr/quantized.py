@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from compactnets.quant.affine import affine, affine_grid
 from compactnets.quant.ddtb import DualBounds
@@ -150,7 +151,7 @@ def image_loss(output: Any, target: Tensor, teacher: Tensor | None = None) -> Te
 
 
 def quantized(
-    model: EDSR, make: Callable[[], nn.Module], bits: int, order: Order = "quantized"
+    model: nn.Module, make: Callable[[], nn.Module], bits: int, order: Order = "quantized"
 ) -> Student:
     """A student with model's weights: make() builds each activation quantizer. The model is left
     as it was. TypeError if it is no EDSR; ValueError for an unknown order."""
@@ -195,13 +196,16 @@ def activations(model: EDSR, images: Tensor, see: Callable[[int, Tensor], None])
 
     Three per block: its input, behind the ReLU, behind the second convolution.
     """
-    handles = []
-    for i, block in enumerate(model.body.children()):
-        handles += [
-            block.register_forward_pre_hook(lambda _, x, i=i: see(3 * i, x[0])),
-            block.act.register_forward_hook(lambda _, __, y, i=i: see(3 * i + 1, y)),  # type: ignore[union-attr]
-            block.conv2.register_forward_hook(lambda _, __, y, i=i: see(3 * i + 2, y)),  # type: ignore[union-attr]
+
+    def watch(index: int, block: ResidualBlock) -> list[RemovableHandle]:
+        return [
+            block.register_forward_pre_hook(lambda _, x: see(index, x[0])),
+            block.act.register_forward_hook(lambda _, __, y: see(index + 1, y)),
+            block.conv2.register_forward_hook(lambda _, __, y: see(index + 2, y)),
         ]
+
+    blocks: list[Any] = list(model.body.children())
+    handles = [handle for i, block in enumerate(blocks) for handle in watch(3 * i, block)]
     try:
         model.features(images)
     finally:
