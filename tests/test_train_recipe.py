@@ -120,6 +120,7 @@ OTHER = {
     "weight_decay": 0.1,
     "schedule": "linear",
     "stepped": "epoch",
+    "halve_every": 5,
     "warmup_epochs": 1.0,
     "augment": Compose(RandomCrop(4), RandomFlip()),
     "label_smoothing": 0.1,

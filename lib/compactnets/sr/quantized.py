@@ -197,15 +197,14 @@ def activations(model: EDSR, images: Tensor, see: Callable[[int, Tensor], None])
     Three per block: its input, behind the ReLU, behind the second convolution.
     """
 
-    def watch(index: int, block: ResidualBlock) -> list[RemovableHandle]:
+    def watch(index: int, block: Any) -> list[RemovableHandle]:
         return [
             block.register_forward_pre_hook(lambda _, x: see(index, x[0])),
             block.act.register_forward_hook(lambda _, __, y: see(index + 1, y)),
             block.conv2.register_forward_hook(lambda _, __, y: see(index + 2, y)),
         ]
 
-    blocks: list[Any] = list(model.body.children())
-    handles = [handle for i, block in enumerate(blocks) for handle in watch(3 * i, block)]
+    handles = [h for i, block in enumerate(model.body) for h in watch(3 * i, block)]
     try:
         model.features(images)
     finally:
