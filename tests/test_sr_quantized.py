@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from compactnets import cost
 from compactnets.data import super_resolution
 from compactnets.method import Method
 from compactnets.quant.ddtb import DualBounds
@@ -217,3 +218,22 @@ def test_bad_inputs_are_named():
         released.deploy(released.prepare(network(), images()))
     with pytest.raises(TypeError, match="deployed"):
         DDTB().deploy(network())
+
+
+@pytest.mark.parametrize(
+    ("bits", "parameters", "bops"),
+    [(2, 0.4117, 47.67), (3, 0.4485, None), (4, 0.4854, 48.48), (32, 1.5176, 116.97)],
+)
+def test_costs_of_the_baseline_network_are_those_counted_by_hand(bits, parameters, bops):
+    model = EDSR(4, 16, 64)
+    if bits < 32:
+        model = OneBound(bits=bits, kind="zero").prepare(model, images(1, 4))
+    costs = cost.count(model.to("meta"), torch.zeros(1, 3, 180, 320, device="meta"))
+    assert round(cost.storage_bits(costs) / 32e6, 4) == parameters
+    assert round(costs.macs / 1e9, 2) == 114.23 and costs.params == 1_517_571
+    if bops is not None:
+        assert round(cost.bops_product(costs) / 1e12, 2) == bops
+    quantized_layers = costs.select(lambda layer: layer.weight_bits < 32)
+    if bits < 32:
+        assert quantized_layers.macs == 67_947_724_800
+        assert sum(layer.weights for layer in quantized_layers) == 1_179_648

@@ -29,7 +29,8 @@ class CodedBlock(nn.Module):
 
 
 def _coded(conv: QuantizedConv2d, quantizer: Any, **options: bool) -> CodedConv2d:
-    return CodedConv2d.from_float(conv, conv.codes(), quantizer, weight_bits=conv.bits, **options)
+    bits = conv.weight_bits
+    return CodedConv2d.from_float(conv, conv.codes(), quantizer, weight_bits=bits, **options)
 
 
 @torch.no_grad()

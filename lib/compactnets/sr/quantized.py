@@ -38,7 +38,7 @@ class QuantizedConv2d(nn.Conv2d):
             bias=conv.bias is not None,
         )
         self.load_state_dict(conv.state_dict())
-        self.bits = check_bits(bits)
+        self.weight_bits = self.activation_bits = check_bits(bits)  # for compactnets.cost
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         """(upper, lower) of the weights now."""
@@ -46,17 +46,17 @@ class QuantizedConv2d(nn.Conv2d):
         return percentile(w, PERCENT), percentile(w, 100 - PERCENT)
 
     def quantized_weight(self) -> Tensor:
-        return affine(self.weight, *self.bounds(), self.bits)
+        return affine(self.weight, *self.bounds(), self.weight_bits)
 
     def codes(self) -> Codes:
         """The quantized weights as integers (out, in, k, k) uint8, one step and zero for all."""
-        return encode(self.weight.detach(), *affine_grid(*self.bounds(), self.bits))
+        return encode(self.weight.detach(), *affine_grid(*self.bounds(), self.weight_bits))
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.quantized_weight(), self.bias)
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, bits={self.bits}"
+        return f"{super().extra_repr()}, bits={self.weight_bits}"
 
 
 class Zero(nn.Module):
@@ -92,6 +92,8 @@ class QuantizedBlock(nn.Module):
         self.conv1 = QuantizedConv2d(block.conv1, bits)
         self.conv2 = QuantizedConv2d(block.conv2, bits)
         self.res_scale, self.order = block.res_scale, order
+        if order == "released":
+            self.conv1.activation_bits = 32
 
     def forward(self, x: Tensor) -> Tensor:
         rounded = self.q1(x)
