@@ -1,6 +1,7 @@
 """Methods that quantize EDSR: DDTB (arXiv:2203.03844) and what it is compared with.
 
-Each takes as example the images (N, 3, h, w) to calibrate on, a batch of training patches.
+Each takes as example the images (N, 3, h, w) to calibrate on, training patches: the first 48 set
+the bounds, all of them say in which layers the range changes.
 """
 
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from compactnets.sr.quantized import (
 )
 
 BATCH = 16  # images that count as one batch of calibration
+SEEN = 48  # images of an example that set the bounds; all of them rank the layers
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class DDTB:
         )
         if self.percent is not None:
             percent = self.percent
-            calibrate(student, example, lambda q, x: q.calibrate(x.split(BATCH), percent))
+            calibrate(student, example[:SEEN], lambda q, x: q.calibrate(x.split(BATCH), percent))
         quantizers: list[Any] = activation_quantizers(student)
         with seeds.scoped(self.seed, "ddtb", "gates"):
             for index in self.dynamic_layers(model, example):
@@ -119,7 +121,7 @@ class OneBound:
             raise ValueError(f"kind must be one of {sorted(makers)}, got {self.kind!r}")
         student = quantized(model, lambda: makers[self.kind](self.bits), self.bits, self.order)
         options = {"start": self.start} if self.kind == "pams" else {}
-        calibrate(student, example, lambda q, x: q.calibrate(x.split(BATCH), **options))
+        calibrate(student, example[:SEEN], lambda q, x: q.calibrate(x.split(BATCH), **options))
         return student
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
