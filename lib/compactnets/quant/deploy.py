@@ -102,12 +102,17 @@ class CodedConv2d(nn.Module):
             y = self._from_above(x, self.quantizer.grid(x))  # type: ignore[operator]
             if y is not None:
                 return y
-        values, step, zero = self.quantizer.codes(x)
+        return self.multiply(self.quantizer.codes(x))
+
+    @torch.no_grad()
+    def multiply(self, codes: Codes) -> Tensor:
+        """The convolution of codes (N, in, H, W) that the caller already has."""
+        values, step, zero = codes
         if step.dim() == zero.dim() == 0:
             return self._from_codes(values, step, int(zero))
-        steps, zeros = step.expand(len(x)), zero.expand(len(x)).tolist()
+        steps, zeros = step.expand(len(values)), zero.expand(len(values)).tolist()
         parts = map(self._from_codes, values.split(1), steps, zeros)
-        return torch.cat(list(parts)) if len(x) != 1 else next(parts)
+        return torch.cat(list(parts)) if len(values) != 1 else next(parts)
 
     def _from_above(self, x: Tensor, grid: Grid) -> Tensor | None:
         """x >= 0 with one grid that has a level of 0: its highest level becomes byte 255."""

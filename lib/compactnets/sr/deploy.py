@@ -1,11 +1,13 @@
 """A quantized EDSR as it is shipped: its body's convolutions on integer codes."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compactnets.kernels import PrepackedConv2d
 from compactnets.quant.deploy import CodedConv2d
 from compactnets.sr.quantized import QuantizedBlock, QuantizedConv2d, Student
 
@@ -13,7 +15,8 @@ from compactnets.sr.quantized import QuantizedBlock, QuantizedConv2d, Student
 class CodedBlock(nn.Module):
     """A QuantizedBlock in integers: (N, features, H, W) -> the same shape, float32.
 
-    The quantizers, with their gates, run as they were trained; the convolutions see only codes.
+    The quantizers, with their gates, place the levels as they were trained to; the convolutions see
+    only codes. For inference.
     """
 
     def __init__(self, block: QuantizedBlock):
@@ -24,8 +27,21 @@ class CodedBlock(nn.Module):
         self.res_scale = block.res_scale
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.conv2(self.conv1(x))
-        return self.q3(inner).mul_(self.res_scale).add_(self.q1(x))
+        codes = self.q1.codes(x)  # type: ignore[operator]
+        inner = self.conv2(self.conv1.multiply(codes))
+        inverse, zero, highest = _per_image(self.q3.grid(inner))  # type: ignore[operator]
+        inner = inner.mul_(inverse).round_().clamp_(-zero, highest - zero)
+        step, zero = _per_image((codes.step, codes.zero))
+        return inner.mul_(self.res_scale / inverse).add_((codes.values.float() - zero).mul_(step))
+
+
+def _per_image(parts: Iterable[Any]) -> list[Any]:
+    """Tensors of one number as numbers, which cost less; (N,) as (N, 1, 1, 1)."""
+    return [_of_one(part) if isinstance(part, Tensor) else part for part in parts]
+
+
+def _of_one(part: Tensor) -> Any:
+    return part.item() if part.numel() == 1 else part.view(-1, 1, 1, 1)
 
 
 def _coded(conv: QuantizedConv2d, quantizer: Any, **options: bool) -> CodedConv2d:
@@ -35,20 +51,28 @@ def _coded(conv: QuantizedConv2d, quantizer: Any, **options: bool) -> CodedConv2
 
 @torch.no_grad()
 def deploy(student: nn.Module) -> Student:
-    """A copy in which every quantized convolution multiplies integers; for inference.
+    """A copy in which every quantized convolution multiplies integers; for inference on a CPU.
 
-    Head, last body convolution, up-sampler and tail stay real. TypeError if it is no Student;
-    ValueError for a block in the released order, whose first convolution has no codes to work on.
+    Head, last body convolution, up-sampler and tail stay real, with weights laid out beforehand.
+    TypeError if it is no Student; ValueError for a block in the released order, whose first
+    convolution has no codes to work on.
     """
     if not isinstance(student, Student):
         raise TypeError(f"only a quantized EDSR can be deployed, got {type(student).__name__}")
     deployed = copy.deepcopy(student).eval()
-    body = deployed.network.body
-    for name, block in body.named_children():
-        if not isinstance(block, QuantizedBlock) or block.order != "quantized":
-            raise ValueError(
-                f"block {name} feeds its first convolution with more levels than its bits have: "
-                'prepare it with order="quantized"'
-            )
-        setattr(body, name, CodedBlock(block))
+    for name, module in list(deployed.named_modules()):
+        if isinstance(module, QuantizedBlock):
+            if module.order != "quantized":
+                raise ValueError(
+                    f"{name} feeds its first convolution with more levels than its bits have: "
+                    'prepare it with order="quantized"'
+                )
+            _put(deployed, name, CodedBlock(module))
+        elif type(module) is nn.Conv2d:
+            _put(deployed, name, PrepackedConv2d(module))
     return deployed
+
+
+def _put(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
