@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compactnets import cost
+from compactnets import cost, paths
 from compactnets.data import super_resolution
 from compactnets.method import Method
 from compactnets.quant.ddtb import DualBounds
@@ -237,3 +237,14 @@ def test_costs_of_the_baseline_network_are_those_counted_by_hand(bits, parameter
     if bits < 32:
         assert quantized_layers.macs == 67_947_724_800
         assert sum(layer.weights for layer in quantized_layers) == 1_179_648
+
+
+def test_the_page_s_import_snippet_runs():
+    page = paths.project_root() / "notebooks" / "quantization" / "ddtb.md"
+    snippet = page.read_text(encoding="utf-8").rpartition("```python\n")[2].partition("```")[0]
+    names = {"network": network(), "patches": images(3)}
+    exec(snippet, names)
+    names["student_loss"](
+        names["student"].train()(images()), torch.rand(4, 3, 24, 24), names["teacher"](images())
+    ).backward()
+    assert names["fast"](images()).shape == (4, 3, 24, 24)
