@@ -28,11 +28,17 @@ class CodedBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         codes = self.q1.codes(x)  # type: ignore[operator]
-        inner = self.conv2(self.conv1.multiply(codes))
+        inner = self._rounded(self.conv2(self.conv1.multiply(codes)))
+        step, zero = _per_image((codes.step, codes.zero))
+        return inner.add_((codes.values.float() - zero).mul_(step))
+
+    def _rounded(self, inner: Tensor) -> Tensor:
+        """res_scale * q3(inner), in place where q3 has a grid."""
+        if not hasattr(self.q3, "grid"):
+            return self.res_scale * self.q3(inner)
         inverse, zero, highest = _per_image(self.q3.grid(inner))  # type: ignore[operator]
         inner = inner.mul_(inverse).round_().clamp_(-zero, highest - zero)
-        step, zero = _per_image((codes.step, codes.zero))
-        return inner.mul_(self.res_scale / inverse).add_((codes.values.float() - zero).mul_(step))
+        return inner.mul_(self.res_scale / inverse)
 
 
 def _per_image(parts: Iterable[Any]) -> list[Any]:

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from compactnets.quant.affine import affine, affine_grid
 from compactnets.quant.ddtb import DualBounds
-from compactnets.quant.quantizer import Codes, Grid, check_bits, encode, percentile
+from compactnets.quant.quantizer import Codes, check_bits, encode, percentile
 from compactnets.sr.edsr import EDSR, ResidualBlock
 from compactnets.sr.losses import structure_transfer
 
@@ -72,11 +72,9 @@ class Zero(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return torch.zeros_like(x)
 
-    def grid(self, x: Tensor) -> Grid:
-        return Grid(torch.ones((), device=x.device), 0, highest=0)
-
     def codes(self, x: Tensor) -> Codes:
-        return encode(x, *self.grid(x))
+        step, zero = torch.ones((), device=x.device), torch.zeros((), dtype=torch.int32)
+        return Codes(torch.zeros_like(x, dtype=torch.uint8), step, zero.to(x.device))
 
 
 class QuantizedBlock(nn.Module):
