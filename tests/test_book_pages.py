@@ -113,10 +113,27 @@ def test_the_score_board_has_a_row_for_every_paper_with_the_run_s_verdicts(built
     html = (built / "_generated" / "scoreboard.md").read_text()
     rows = BeautifulSoup(html, "html.parser").select("tbody tr")
     assert len(rows) == 121
-    assert "ReBNN" in rows[0].text  # written pages come first
-    assert rows[0]["data-verdicts"] == "holds fails"
-    assert "75 s" in rows[0].text
-    assert [r["data-status"] for r in rows[1:]] == ["planned"] * 120
+    status = [row["data-status"] for row in rows]
+    assert status == sorted(status, reverse=True)  # written pages come first
+    assert status.count("written") == sum(
+        card.load(slug).status == "written" for slug in card.slugs()
+    )
+    (run,) = (row for row in rows if row["data-verdicts"])
+    assert "ReBNN" in run.text and "75 s" in run.text
+    assert run["data-verdicts"] == "holds fails"
+
+
+def test_a_headline_may_say_which_observations_answer_it_and_what_it_is_a_gain_over():
+    def seen(row: str, value: float, seed: int) -> Observation:
+        return Observation(metric="top1", value=value, seed=seed, unit="%", labels={"row": row})
+
+    run = record(observations=(*(seen("ours", 63.0 + s, s) for s in range(3)), seen("base", 60, 1)))
+    gain = card.Observed(metric="top1", labels={"row": "ours"}, over={"row": "base"})
+    assert pages_board.answer_to(gain, run) == "4 (n = 1) % top1 gained"  # of the common seed
+    alone = gain.model_copy(update={"over": None})
+    assert pages_board.answer_to(alone, run) == "64 ± 2.5 (n = 3) % top1"
+    other = gain.model_copy(update={"labels": {"row": "theirs"}})
+    assert pages_board.answer_to(other, run) is None
 
 
 def test_the_obtained_figure_is_a_mean_over_seeds_and_never_a_mixture_of_rows():

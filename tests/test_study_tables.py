@@ -11,7 +11,7 @@ from compactnets import stats
 from compactnets.study import Study, recording
 from compactnets.study.comparison import rounded, signed
 from compactnets.study.display import BADGE_COLORS, Grid, badge, text
-from compactnets.study.tables import decimals
+from compactnets.study.tables import decimals, seed_list
 from study_toy import CARD, Images, answer_all, finished, make_home, observe_accuracies
 
 
@@ -307,3 +307,10 @@ def test_counts_and_times_have_no_seed_and_their_table_no_column_for_it(toy, cap
     toy.observe("time", 3.0, unit="ms", method="Toy", seed=0)
     with pytest.raises(ValueError, match="no seed"):
         toy.results("Times", "time", {"Toy": {"method": "Toy"}})
+
+
+def test_many_seeds_are_named_as_a_span():
+    assert seed_list([2, 0, 1]) == "0, 1, 2"
+    assert seed_list(range(200)) == "0–199"
+    assert seed_list([9, 0, 1, 2, 3, 5]) == "0–3, 5, 9"
+    assert seed_list([]) == ""

@@ -1,12 +1,13 @@
 """The score board: every paper of the programme, one row each, complete without JavaScript."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from compactnets import stats
 from compactnets.book.pages_figures import tag
 from compactnets.book.pages_outline import VERDICTS, Chapter, Paper
-from compactnets.study.card import Headline
+from compactnets.study.card import Headline, Observed
+from compactnets.study.observations import Label
 from compactnets.study.record import Observation, Record
 
 COLUMNS = (
@@ -37,6 +38,26 @@ def headline_text(line: Headline) -> str:
 
 def _number(value: object) -> bool:
     return isinstance(value, int | float)
+
+
+def answer_to(headline: Observed, record: Record) -> str | None:
+    """The run's figure for a headline that says where to look; None if the run does not have it."""
+
+    def by_seed(labels: Mapping[str, Label]) -> dict[int | None, float]:
+        rows = [o for o in record.observations if o.metric == headline.metric]
+        return {o.seed: o.value for o in rows if labels.items() <= o.labels.items()}
+
+    values = by_seed(headline.labels)
+    if not values:
+        return None
+    unit = next(o.unit for o in record.observations if o.metric == headline.metric)
+    words = f" {unit or ''} {headline.metric}".replace("  ", " ")
+    if headline.over is None:
+        return f"{stats.mean_interval([*values.values()])}{words}"
+    base = by_seed(headline.over)
+    common = [seed for seed in values if seed in base]
+    gains = [values[seed] - base[seed] for seed in common]
+    return f"{stats.mean_interval(gains)}{words} gained" if gains else None
 
 
 def obtained(record: Record, method: str) -> str | None:
@@ -111,7 +132,12 @@ def _row(paper: Paper) -> str:
     if paper.page:
         name = tag("a", name, href=f"{paper.page}.html")
     title = tag("span", escape(card.title), class_="cn-title")
-    figure = headline_text(card.headline[0]) if card.headline else ""
+    headline = card.headline[0] if card.headline else None
+    figure = headline_text(headline) if headline else ""
+    ours = None
+    if run is not None:
+        named = headline.observed if headline else None
+        ours = answer_to(named, run) if named else obtained(run, card.short)
     cells = [
         _cell(
             tag("a", escape(paper.chapter.short), href=f"chapters/{paper.chapter.name}.html"),
@@ -122,7 +148,7 @@ def _row(paper: Paper) -> str:
         _cell(tag("span", card.status, class_=f"cn-status cn-{card.status}"), card.status),
         _cell(_verdicts(counts), counts["holds"] - counts["fails"] if run else -1000),
         _cell(escape(figure)),
-        _cell(escape((run and obtained(run, card.short)) or "")),
+        _cell(escape(ours or "")),
         _cell(run.profile if run else ""),
         _cell(escape(data_text(run)) if run else ""),
         _cell(escape(run.provenance.gpu or run.provenance.cpu) if run else ""),

@@ -15,6 +15,17 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Observed(_Strict):
+    """Which observations of a record answer a headline: a metric on rows with these labels.
+
+    over: labels of the rows that it is a gain over; values are then differences per seed.
+    """
+
+    metric: str
+    labels: dict[str, str | int | float | bool]
+    over: dict[str, str | int | float | bool] | None = None
+
+
 class Headline(_Strict):
     """One number the abstract promises."""
 
@@ -24,6 +35,7 @@ class Headline(_Strict):
     unit: str | None = None
     setting: str | None = None
     source: str | None = None
+    observed: Observed | None = None
 
 
 class Row(_Strict):

@@ -18,6 +18,7 @@ from compactnets.study.tables import (
     number,
     pair_columns,
     pair_rows,
+    seed_list,
 )
 
 
@@ -127,8 +128,8 @@ class Comparer:
 
     def _seeds(self, line: Line) -> str:
         seeds = {s for c in self.columns for s in self._values(line, c)}
-        known = sorted(s for s in seeds if s is not None)
-        return f"{len(known)} ({', '.join(map(str, known))})" if known else "–"
+        known = [seed for seed in seeds if seed is not None]
+        return f"{len(known)} ({seed_list(known)})" if known else "–"
 
     def _executed(self, line: Line) -> list[Text]:
         if self.execution is None:

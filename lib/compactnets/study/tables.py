@@ -122,3 +122,15 @@ def pair_rows(
         labels = rows.get(name, {by: name} if name in ran else None)
         lines.append(Line(name, row, labels))
     return lines + [Line(name, None, labels) for name, labels in (also or {}).items()]
+
+
+def seed_list(seeds: Iterable[int]) -> str:
+    """Seeds in order, runs of more than three as a span: "0, 1, 2" and "0–199"."""
+    spans: list[list[int]] = []
+    for seed in sorted(seeds):
+        if spans and seed == spans[-1][-1] + 1:
+            spans[-1].append(seed)
+        else:
+            spans.append([seed])
+    words = (f"{s[0]}–{s[-1]}" if len(s) > 3 else ", ".join(map(str, s)) for s in spans)
+    return ", ".join(words)

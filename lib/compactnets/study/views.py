@@ -20,6 +20,7 @@ from compactnets.study.display import (
     warning,
 )
 from compactnets.study.record import Answer, DataUse, Provenance, Record
+from compactnets.study.tables import seed_list
 from compactnets.study.verdicts import explain, interval
 
 ORDER: tuple[Verdict, ...] = ("holds", "fails", "undecided", "not tested")
@@ -179,7 +180,7 @@ def _facts(kept: Record, fresh: Record) -> list[tuple[str, object, object]]:
     return [
         both("date", lambda r: r.started[:10]),
         both("data", _data_words),
-        both("seeds", lambda r: ", ".join(map(str, r.seeds)) or "–"),
+        both("seeds", lambda r: seed_list(r.seeds) or "–"),
         both("hardware", lambda r: r.provenance.gpu or r.provenance.cpu),
         both("wall time", lambda r: duration(r.wall_seconds)),
         both("training time", lambda r: duration(r.training_seconds)),
