@@ -27,7 +27,7 @@ def torch_conv2d(x: Tensor, weight: Tensor, *, padding: int = 0) -> Call:
 
 def torch_conv2d_prepacked(x: Tensor, weight: Tensor, *, padding: int = 0) -> Call:
     """The same with the weight laid out beforehand: the honest form of torch."""
-    layer = PrepackedConv2d.of_weight(weight, padding=padding)
+    layer = PrepackedConv2d.of_weight(weight, padding=padding, input_shape=x.shape)
     return partial(layer, x.contiguous(memory_format=torch.channels_last))
 
 
