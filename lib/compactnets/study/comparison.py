@@ -1,7 +1,7 @@
 """The paper's numbers beside ours: means with intervals, differences computed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from compactnets import stats
@@ -137,6 +137,29 @@ class Comparer:
         if isinstance(self.execution, str):
             return [text(self.execution if line.labels is not None else "–")]
         return [text(self.execution.get(line.label, "–"))]
+
+
+def table_grids(
+    sources: Sequence[Source],
+    caption: str,
+    columns: list[Column],
+    lines: list[Line],
+    baseline: str | None,
+    execution: str | Mapping[str, str] | None,
+) -> Iterator[Grid]:
+    """The paper's table beside each source's numbers; rows that one lacks have a dash there.
+
+    ValueError for labels that no source has.
+    """
+    metric = columns[0].metric
+    for labels in (line.labels for line in lines if line.labels is not None):
+        if not any(source.observed.has(metric, labels) for source in sources):
+            sources[0].observed.select(metric, dict(labels))  # raises, and says what there is
+    for source in sources:
+        held = [line.within(source.observed, metric) for line in lines]
+        grid = Comparer(source.observed, columns, held, baseline, execution).grid(caption)
+        grid.below.append(source.origin())
+        yield grid
 
 
 def results_grid(

@@ -12,7 +12,7 @@ from compactnets import cells, paths, profiles
 from compactnets.study import card as cards
 from compactnets.study import record, views
 from compactnets.study import tables as tabling
-from compactnets.study.comparison import Comparer, results_grid
+from compactnets.study.comparison import results_grid, table_grids
 from compactnets.study.display import joined, line, show
 from compactnets.study.observations import Label, Observations
 from compactnets.study.record import Answer, Observation, Record
@@ -152,14 +152,15 @@ class Study:
         metrics: {our metric: the paper's column}, or names that agree. rows: {the paper's row: our
         labels}, else the row's name is our label `by`. also: rows of ours alone. baseline: the row
         that gains are taken against, theirs and ours (paired). execution: "simulated",
-        "executed in 1 bit", …, for all or by row. ValueError for names that do not exist.
+        "executed in 1 bit", …, for all or by row. If a larger run than this one is recorded, its
+        table follows. ValueError for names that do not exist.
         """
         table = tabling.find_table(self.card.tables, name)
         columns = tabling.pair_columns(metrics, table, self._observed)
         lines = tabling.pair_rows(table, rows, also, by, self._observed)
-        grid = Comparer(self._observed, columns, lines, baseline, execution).grid(table.caption)
-        grid.below.append(self._this().origin())
-        show(grid.shown())
+        sources = self._sources([column.metric for column in columns])
+        for grid in table_grids(sources, table.caption, columns, lines, baseline, execution):
+            show(grid.shown())
 
     def results(
         self,

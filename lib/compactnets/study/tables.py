@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from compactnets.study.card import Row, Table
@@ -102,6 +102,12 @@ class Line:
     label: str
     reported: Row | None
     labels: Mapping[str, Label] | None
+
+    def within(self, observed: Observations, metric: str) -> "Line":
+        """The same row; without our labels if these observations do not have them."""
+        if self.labels is None or observed.has(metric, self.labels):
+            return self
+        return replace(self, labels=None)
 
 
 def pair_rows(
