@@ -65,9 +65,9 @@ def test_all_but_the_first_and_the_1x1_convolutions_become_binary(name):
     ids=["no convolution", "one", "1x1", "already binary"],
 )
 def test_a_network_without_a_layer_to_binarize_is_refused(model):
-    with pytest.raises(ValueError, match="Sequential has no convolution to binarize: needs"):
+    with pytest.raises(ValueError, match="Sequential has no layer to binarize: needs"):
         convert(model, binarized)
-    with pytest.raises(ValueError, match="no convolution to binarize"):
+    with pytest.raises(ValueError, match="no layer to binarize"):
         ReBNN().prepare(model, torch.zeros(1, 3, 8, 8))
 
 

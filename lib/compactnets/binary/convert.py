@@ -5,23 +5,34 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
-from compactnets.binary.layers import BinaryConv2d
+from compactnets.binary.layers import BinaryLayer, is_binary
 
 
 def convertible(model: nn.Module) -> list[str]:
-    """Names of the convolutions that binary networks binarize: all but the first one and the 1x1
-    ones of down-sampling shortcuts (the field's convention; first and last layer stay real)."""
-    names = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    """Names of the layers that binary networks binarize, in the model's order.
+
+    The field's convention: all convolutions and linear layers but the first layer, the last linear
+    one, and 1x1 convolutions, which in residual networks stand in down-sampling shortcuts. A
+    network that wants it otherwise lists names in an attribute `layers_to_binarize`.
+    """
+    named = getattr(model, "layers_to_binarize", None)
+    if named is not None:
+        return [name for name in named if not is_binary(model.get_submodule(name))]
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    last = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)][-1:]
     return [
         name
-        for name in names[1:]
-        if max(model.get_submodule(name).kernel_size) > 1  # type: ignore[type-var,arg-type]
-        and not isinstance(model.get_submodule(name), BinaryConv2d)
+        for name, layer in list(layers.items())[1:]
+        if name not in last and not is_binary(layer) and not _is_pointwise(layer)
     ]
 
 
-def convert(model: nn.Module, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Module:
-    """A copy of the model with every convertible convolution replaced by make(convolution).
+def _is_pointwise(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and max(layer.kernel_size) == 1
+
+
+def convert(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A copy of the model with every convertible layer replaced by make(layer).
 
     ValueError if there is none.
     """
@@ -29,11 +40,11 @@ def convert(model: nn.Module, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Modu
     names = convertible(model)
     if not names:
         raise ValueError(
-            f"{type(model).__name__} has no convolution to binarize: needs nn.Conv2d layers with "
-            "kernels larger than 1x1 besides the first"
+            f"{type(model).__name__} has no layer to binarize: needs, between its first layer and "
+            "its last, linear layers or convolutions with kernels larger than 1x1"
         )
     for name in names:
-        replace(model, name, make(model.get_submodule(name)))  # type: ignore[arg-type]
+        replace(model, name, make(model.get_submodule(name)))
     return model
 
 
@@ -43,6 +54,6 @@ def replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, layer)
 
 
-def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryConv2d]]:
-    """(name, layer) of the trained 1-bit convolutions, in the model's order."""
-    return ((n, m) for n, m in model.named_modules() if isinstance(m, BinaryConv2d))
+def binary_layers(model: nn.Module) -> Iterator[tuple[str, BinaryLayer]]:
+    """(name, layer) of the trained 1-bit layers, in the model's order."""
+    return ((n, m) for n, m in model.named_modules() if is_binary(m))

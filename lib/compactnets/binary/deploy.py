@@ -7,16 +7,19 @@ from torch import Tensor, nn
 
 from compactnets import kernels
 from compactnets.binary.convert import binary_layers, replace
-from compactnets.binary.layers import BinaryConv2d
+from compactnets.binary.layers import BinaryConv2d, BinaryLayer, BinaryLinear
+from compactnets.binary.scales import check_binarizer
+from compactnets.binary.ste import hard_sign
 from compactnets.models.graph import sole_readers
 
 
 def deploy(model: nn.Module) -> nn.Module:
-    """A copy in which every 1-bit convolution runs on the packed kernel (kernels.BinaryConv2d).
+    """A copy in which every 1-bit layer runs on its packed kernel (kernels.BinaryConv2d, -Linear).
 
-    The shift before sign, the scale alpha and a batch normalisation that alone reads the result
-    become part of the kernel call. Outputs equal the trained network's up to the rounding of
-    float32; an activation within that rounding of 0 may take the other sign.
+    The shift before sign, the scale alpha and, behind a convolution, a batch normalisation that
+    alone reads the result become part of the kernel call; a layer's rescale stays behind it.
+    Outputs equal the trained network's up to the rounding of float32; an activation within that
+    rounding of 0 may take the other sign.
     ValueError if the model is in training mode (its normalisation would still move) or has no
     1-bit layer.
     """
@@ -36,14 +39,26 @@ def deploy(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def pack(layer: BinaryConv2d, norm: nn.Module | None = None) -> kernels.BinaryConv2d:
-    """One trained layer, with the normalisation after it if given, as a packed kernel layer."""
+def pack(layer: BinaryLayer, norm: nn.Module | None = None) -> nn.Module:
+    """One trained layer, with the normalisation after it if given, as a packed kernel layer.
+
+    ValueError if the layer still trains with something else than signs (its binarizer gives no
+    scaled signs, or its activation in eval mode no signs).
+    """
+    check_binarizer(layer.binarizer, layer.weight)
+    _check_activation(layer)
     scale: Tensor = layer.binarizer.scale(layer.weight)
+    if isinstance(layer, BinaryLinear):
+        bias = layer.bias if layer.rescale is None else None
+        packed: nn.Module = kernels.BinaryLinear(
+            layer.weight, scale, bias=bias, input_shift=layer.shift
+        )
+        return packed if layer.rescale is None else Rescaled(packed, layer.rescale, layer.bias)
     bias = None
     if norm is not None:
         gain, bias = _affine(norm)
         scale = scale * gain
-    return kernels.BinaryConv2d(
+    packed = kernels.BinaryConv2d(
         layer.weight,
         scale,
         bias=bias,
@@ -53,6 +68,34 @@ def pack(layer: BinaryConv2d, norm: nn.Module | None = None) -> kernels.BinaryCo
         dilation=layer.dilation,
         groups=layer.groups,
     )
+    return packed if layer.rescale is None else Rescaled(packed, layer.rescale)
+
+
+class Rescaled(nn.Module):
+    """rescale(packed(x), x) + bias: for scales that depend on the input or on the place, which no
+    kernel folds."""
+
+    def __init__(self, packed: nn.Module, rescale: nn.Module, bias: Tensor | None = None):
+        super().__init__()
+        self.packed, self.rescale = packed, rescale
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.rescale(self.packed(x), x)
+        return y if self.bias is None else y + self.bias
+
+
+def _check_activation(layer: BinaryLayer) -> None:
+    channels = layer.in_features if isinstance(layer, BinaryLinear) else layer.in_channels
+    x = torch.linspace(-3, 3, 7).to(layer.weight).view(-1, 1).repeat(1, channels)
+    x[:, ::2] *= -1
+    if isinstance(layer, BinaryConv2d):
+        x = x.view(7, channels, 1, 1)
+    if not torch.equal(layer.activation(x), hard_sign(x)):
+        raise ValueError(
+            f"{layer.activation!r} returns something else than signs: finish its training (an "
+            "annealed part must have reached 0) before packing the layer into bits"
+        )
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int]:
@@ -86,7 +129,8 @@ def following_norms(model: nn.Module) -> dict[str, str]:
     found = {}
     for name, reader in sole_readers(model).items():
         norm = model.get_submodule(reader)
-        binary = isinstance(model.get_submodule(name), BinaryConv2d)
-        if binary and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
+        layer = model.get_submodule(name)
+        folds = isinstance(layer, BinaryConv2d) and layer.rescale is None
+        if folds and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
             found[name] = reader
     return found

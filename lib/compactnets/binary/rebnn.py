@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from compactnets import seeds
 from compactnets.binary.convert import binary_layers, convert
-from compactnets.binary.layers import BinaryConv2d
+from compactnets.binary.layers import BinaryLayer, binarized
 from compactnets.binary.scales import AnalyticScale, analytic_scale, per_filter
 from compactnets.binary.ste import hard_sign
 from compactnets.method import Hook, Progress
@@ -130,7 +130,7 @@ class ResilientScale(nn.Module):
         return f"gamma={self.gamma!r}"
 
 
-def resilient_layers(model: nn.Module) -> Iterator[tuple[BinaryConv2d, ResilientScale]]:
+def resilient_layers(model: nn.Module) -> Iterator[tuple[BinaryLayer, ResilientScale]]:
     """The 1-bit layers that have a gamma, each with its scale."""
     for _, layer in binary_layers(model):
         if isinstance(layer.binarizer, ResilientScale):
@@ -209,7 +209,7 @@ class ReBNN:
     seed: int = 0
 
     def prepare(self, model: nn.Module, example: Tensor) -> nn.Module:
-        """Swaps the convertible convolutions for 1-bit ones; ValueError if there is none.
+        """Swaps the convertible layers for 1-bit ones; ValueError if there is none.
 
         What flows into them should have both signs, as behind a normalization or PReLU: behind a
         ReLU every sign is +1 until the learned shift moves it.
@@ -222,7 +222,7 @@ class ReBNN:
         if self.scale not in makers:
             raise ValueError(f"scale must be one of {sorted(makers)}, got {self.scale!r}")
         with seeds.scoped(self.seed, "rebnn", "scale"):
-            return convert(model, lambda conv: BinaryConv2d(conv, makers[self.scale]))
+            return convert(model, lambda real: binarized(real, makers[self.scale]))
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Latent weights with their own learning rate, then everything else."""

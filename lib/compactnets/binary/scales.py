@@ -33,23 +33,63 @@ class Binarizer(Protocol):
     def scale(self, w: Tensor) -> Tensor: ...
 
 
-class AnalyticScale(nn.Module):
-    """w_hat = ||w_i||_1 / M * sign(w); alpha is a constant for the gradient, so that
-    dL/dw = alpha * dL/dw_hat * slope(w)."""
+class UnitScale(nn.Module):
+    """w_hat = sign(w): no scale at all (BNN, arXiv:1602.02830)."""
 
     def __init__(self, slope: Slope | None = None):
         super().__init__()
         self.slope = slope or Clipped()
 
     def scale(self, w: Tensor) -> Tensor:
+        return w.new_ones(w.shape[0])
+
+    def forward(self, w: Tensor) -> Tensor:
+        return sign(w, self.slope)
+
+    def extra_repr(self) -> str:
+        return f"slope={self.slope}"
+
+
+class AnalyticScale(nn.Module):
+    """w_hat = ||w_i||_1 / M * sign(w); alpha is a constant for the gradient.
+
+    dL/dw = alpha * dL/dw_hat * slope(w), or with scale_gradient=False (the way of DoReFa,
+    arXiv:1606.06160, and of BiBench's code) dL/dw_hat * slope(w).
+    """
+
+    def __init__(self, slope: Slope | None = None, scale_gradient: bool = True):
+        super().__init__()
+        self.slope = slope or Clipped()
+        self.scale_gradient = scale_gradient
+
+    def scale(self, w: Tensor) -> Tensor:
         return analytic_scale(w)
 
     def forward(self, w: Tensor) -> Tensor:
         alpha = per_filter(self.scale(w.detach()), w)
-        return alpha * sign(w, self.slope)
+        if self.scale_gradient:
+            return alpha * sign(w, self.slope)
+        signs = sign(w, self.slope)
+        return _Straight.apply((alpha * signs).detach(), signs)
 
     def extra_repr(self) -> str:
-        return f"slope={self.slope}"
+        return f"slope={self.slope}, scale_gradient={self.scale_gradient}"
+
+
+class _Straight(torch.autograd.Function):
+    """value, with the gradient going to `signs`. Exact, unlike value + (signs - signs.detach())."""
+
+    @staticmethod
+    def forward(value, signs):
+        return value.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None, grad
 
 
 class LearnedScale(nn.Module):
