@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import torch._dynamo
 
 from compactnets.train.cache import CheckpointCache
 from compactnets.train.fit import Job, fit_job
@@ -29,6 +30,8 @@ def take(queue: Path) -> Job | None:
 
 def main(queue: Path, folder: Path) -> int:
     torch.set_num_threads(1)
+    # A queue holds many methods on one network; past 8 variants dynamo would quietly run eagerly.
+    torch._dynamo.config.recompile_limit = 64
     cache, failed = CheckpointCache(folder), 0
     while (job := take(queue)) is not None:
         try:
