@@ -16,8 +16,8 @@ TIERS = {
 
 
 def raw(html: str) -> str:
-    """HTML as a MyST block that Sphinx passes through."""
-    return f"```{{raw}} html\n{html}\n```\n"
+    """HTML as a MyST block that Sphinx passes through; nothing for no HTML."""
+    return f"```{{raw}} html\n{html}\n```\n" if html else ""
 
 
 def plural(count: int, one: str, many: str | None = None) -> str:
