@@ -16,19 +16,34 @@ from compactnets.models.mobilenet import (
     mobilenet_v2_cifar,
 )
 from compactnets.models.resnet import BasicBlock, ResNetCifar, resnet18_cifar, resnet_cifar
+from compactnets.models.swin import SwinTransformer, swin_cifar, swin_small, swin_tiny
 from compactnets.models.vgg import VGG16_WIDTHS, VggCifar, VggSmall, vgg16_bn_cifar, vgg_small
+from compactnets.models.vit import (
+    Attention,
+    VisionTransformer,
+    deit_cifar,
+    deit_small,
+    deit_tiny,
+    timm_weights,
+)
 
 __all__ = [
     "PUBLIC_CIFAR_MEAN",
     "PUBLIC_CIFAR_STD",
     "VGG16_WIDTHS",
+    "Attention",
     "BasicBlock",
     "InvertedResidual",
     "MobileNetCifar",
     "ResNetCifar",
     "SeparableBlock",
+    "SwinTransformer",
     "VggCifar",
     "VggSmall",
+    "VisionTransformer",
+    "deit_cifar",
+    "deit_small",
+    "deit_tiny",
     "from_timm",
     "from_torchvision",
     "load_public_resnet",
@@ -36,6 +51,10 @@ __all__ = [
     "mobilenet_v2_cifar",
     "resnet18_cifar",
     "resnet_cifar",
+    "swin_cifar",
+    "swin_small",
+    "swin_tiny",
+    "timm_weights",
     "vgg16_bn_cifar",
     "vgg_small",
 ]
