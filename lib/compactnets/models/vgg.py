@@ -1,7 +1,7 @@
 """VGG networks for 32x32 images: VGG-small of the binary-network papers, VGG-16 with BN."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
 
@@ -20,7 +20,14 @@ class VggSmall(nn.Module):
     (N, in_channels, 32, 32) -> logits (N, classes). Built by vgg_small().
     """
 
-    def __init__(self, classes: int, width: int, hidden: Sequence[int], in_channels: int):
+    def __init__(
+        self,
+        classes: int,
+        width: int,
+        hidden: Sequence[int],
+        in_channels: int,
+        activation: Callable[[], nn.Module],
+    ):
         super().__init__()
         if min(classes, width, in_channels, *hidden) < 1:
             raise ValueError(
@@ -34,7 +41,7 @@ class VggSmall(nn.Module):
             if i % 2:
                 layers["pool"] = nn.MaxPool2d(2)
             layers["bn"] = nn.BatchNorm2d(factor * width)
-            layers["act"] = nn.ReLU()
+            layers["act"] = activation()
             self.add_module(f"conv{i + 1}", nn.Sequential(layers))
             channels = factor * width
         self.flatten = nn.Flatten()
@@ -64,15 +71,20 @@ def _classifier(features: int, hidden: Sequence[int], classes: int) -> nn.Module
 
 
 def vgg_small(
-    classes: int = 10, width: int = 128, hidden: Sequence[int] = (), in_channels: int = 3
+    classes: int = 10,
+    width: int = 128,
+    hidden: Sequence[int] = (),
+    in_channels: int = 3,
+    activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> VggSmall:
     """VGG-small: convolutions of w, w, 2w, 2w, 4w, 4w channels and one linear layer, w = 128.
 
     The variant with a single linear layer is that of LQ-Nets (arXiv:1807.10029) and of the
     binary-network tables after it; hidden=(1024, 1024) gives the older one of BinaryConnect and BNN
-    (arXiv:1511.00363, arXiv:1602.02830) with three.
+    (arXiv:1511.00363, arXiv:1602.02830) with three. activation: behind each convolution's BN;
+    nn.Hardtanh gives a 1-bit layer inputs of both signs, which ReLU does not.
     """
-    return VggSmall(classes, width, hidden, in_channels)
+    return VggSmall(classes, width, hidden, in_channels, activation)
 
 
 class VggCifar(nn.Module):
