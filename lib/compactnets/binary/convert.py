@@ -31,10 +31,13 @@ def _is_pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and max(layer.kernel_size) == 1
 
 
-def convert(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def convert(
+    model: nn.Module, make: Callable[[nn.Module], nn.Module], method: object = None
+) -> nn.Module:
     """A copy of the model with every convertible layer replaced by make(layer).
 
-    ValueError if there is none.
+    The 1-bit layers remember the name of the method's class: they refuse the checkpoint of another
+    one, and deploy can tell whose they are. ValueError if there is no layer to convert.
     """
     model = copy.deepcopy(model)
     names = convertible(model)
@@ -44,7 +47,10 @@ def convert(model: nn.Module, make: Callable[[nn.Module], nn.Module]) -> nn.Modu
             "its last, linear layers or convolutions with kernels larger than 1x1"
         )
     for name in names:
-        replace(model, name, make(model.get_submodule(name)))
+        layer = make(model.get_submodule(name))
+        if method is not None and is_binary(layer):
+            layer.method = type(method).__name__
+        replace(model, name, layer)
     return model
 
 

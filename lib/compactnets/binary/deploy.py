@@ -13,22 +13,23 @@ from compactnets.binary.ste import hard_sign
 from compactnets.models.graph import sole_readers
 
 
-def deploy(model: nn.Module) -> nn.Module:
+def deploy(model: nn.Module, method: object = None) -> nn.Module:
     """A copy in which every 1-bit layer runs on its packed kernel (kernels.BinaryConv2d, -Linear).
 
     The shift before sign, the scale alpha and, behind a convolution, a batch normalisation that
     alone reads the result become part of the kernel call; a layer's rescale stays behind it.
     Outputs equal the trained network's up to the rounding of float32; an activation within that
     rounding of 0 may take the other sign.
-    ValueError if the model is in training mode (its normalisation would still move) or has no
-    1-bit layer.
+    ValueError if the model is in training mode (its normalisation would still move), has no 1-bit
+    layer, or, with a method given, was prepared by another one.
     """
-    if model.training:
+    if any(module.training for module in model.modules()):
         raise ValueError("the model is in training mode: call model.eval() before deploying it")
     model = copy.deepcopy(model)
     layers = dict(binary_layers(model))
     if not layers:
         raise ValueError(f"{type(model).__name__} has no 1-bit layer: prepare and train it first")
+    _check_method(layers, method)
     norms = following_norms(model)
     for name, layer in layers.items():
         norm = norms.get(name)
@@ -36,6 +37,16 @@ def deploy(model: nn.Module) -> nn.Module:
         if norm:
             replace(model, norm, nn.Identity())
     return model
+
+
+def _check_method(layers: dict[str, BinaryLayer], method: object) -> None:
+    wanted = type(method).__name__
+    for name, layer in layers.items():
+        if method is not None and layer.method != wanted:
+            raise ValueError(
+                f"layer {name} was prepared by {layer.method or 'no method'}, not by {wanted}: "
+                "deploy a network with the method that prepared it"
+            )
 
 
 @torch.no_grad()
@@ -48,18 +59,17 @@ def pack(layer: BinaryLayer, norm: nn.Module | None = None) -> nn.Module:
     check_binarizer(layer.binarizer, layer.weight)
     _check_activation(layer)
     scale: Tensor = layer.binarizer.scale(layer.weight)
+    w_hat = layer.binarizer(layer.weight)  # whose signs need not be those of the latent weights
     if isinstance(layer, BinaryLinear):
         bias = layer.bias if layer.rescale is None else None
-        packed: nn.Module = kernels.BinaryLinear(
-            layer.weight, scale, bias=bias, input_shift=layer.shift
-        )
+        packed: nn.Module = kernels.BinaryLinear(w_hat, scale, bias=bias, input_shift=layer.shift)
         return packed if layer.rescale is None else Rescaled(packed, layer.rescale, layer.bias)
     bias = None
     if norm is not None:
         gain, bias = _affine(norm)
         scale = scale * gain
     packed = kernels.BinaryConv2d(
-        layer.weight,
+        w_hat,
         scale,
         bias=bias,
         input_shift=layer.shift,

@@ -34,9 +34,21 @@ class _Parts(nn.Module):
     binarizer: Binarizer
     activation: nn.Module
     rescale: nn.Module | None
+    method = ""  # name of the method that made the layer; a checkpoint remembers it
 
     weight_bits = 1
     activation_bits = 1
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(self.method.encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        saved = bytes(state.tolist()).decode()
+        if saved != self.method:
+            raise ValueError(
+                f"the checkpoint is of {saved or 'no method'}, this layer was prepared by "
+                f"{self.method or 'no method'}: prepare the network with the checkpoint's method"
+            )
 
     def _add_parts(
         self,

@@ -1,4 +1,4 @@
-"""Weight oscillation, measured on stored signs: flips, consecutive flips, mass near zero."""
+"""What latent weights do in training: flips, consecutive flips, mass near zero, histograms."""
 
 from typing import Any
 
@@ -6,10 +6,17 @@ import torch
 from torch import Tensor
 
 from compactnets.binary.convert import binary_layers
+from compactnets.binary.layers import BinaryLayer
 from compactnets.binary.rebnn import ResilientScale, resilient_layers
-from compactnets.binary.scales import analytic_scale, per_filter
+from compactnets.binary.scales import analytic_scale, before_sign, per_filter
 from compactnets.binary.ste import hard_sign
 from compactnets.method import Hook, Progress
+
+
+def latent(layer: BinaryLayer) -> Tensor:
+    """What the layer takes the sign of, mostly its weight; out of the graph."""
+    with torch.no_grad():
+        return before_sign(layer.binarizer, layer.weight.detach())
 
 
 def near_zero_share(w: Tensor, bound: float = 0.1) -> float:
@@ -26,7 +33,7 @@ class OscillationMeter(Hook):
 
     def start(self, progress: Progress) -> None:
         self._layers = dict(binary_layers(progress.model))
-        self._positive = {n: m.weight.detach() >= 0 for n, m in self._layers.items()}
+        self._positive = {n: latent(m) >= 0 for n, m in self._layers.items()}
         self._flipped = {n: torch.zeros_like(p) for n, p in self._positive.items()}
         self._reset()
 
@@ -38,7 +45,7 @@ class OscillationMeter(Hook):
     def after_step(self, progress: Progress) -> None:
         self._steps += 1
         for name, layer in self._layers.items():
-            positive = layer.weight.detach() >= 0
+            positive = latent(layer) >= 0
             flipped = positive != self._positive[name]
             self._flips[name] += flipped.sum()
             self._consecutive[name] += (flipped & self._flipped[name]).sum()
@@ -48,7 +55,7 @@ class OscillationMeter(Hook):
         line: dict[str, dict[str, float]] = {
             "flips": self._shares(self._flips),
             "consecutive": self._shares(self._consecutive),
-            "near_zero": {n: near_zero_share(m.weight.detach()) for n, m in self._layers.items()},
+            "near_zero": {n: near_zero_share(latent(m)) for n, m in self._layers.items()},
             "alpha": {
                 n: float(m.binarizer.scale(m.weight).detach().mean())
                 for n, m in self._layers.items()
@@ -134,3 +141,30 @@ class LatentSnapshots(Hook):
     def epoch_end(self, progress: Progress) -> dict[str, Any]:
         w = dict(binary_layers(progress.model))[self.layer].weight.detach()
         return {"latent": w[: self.filters].flatten().tolist()}
+
+
+def latent_histogram(w: Tensor, bins: int = 40, bound: float = 4.0) -> Tensor:
+    """Share of the weights in each bin of w_ij / mean|w_i| over [-bound, bound], (bins,).
+
+    The outermost bins hold the tails too; relative to the filter as in near_zero_share.
+    """
+    relative = w / per_filter(analytic_scale(w), w).clamp_min(1e-12)
+    limit = bound * (1 - 1e-6)
+    counts = torch.histc(relative.clamp(-limit, limit).float(), bins, -bound, bound)
+    return counts / w.numel()
+
+
+class LatentHistogram(Hook):
+    """latent_histogram of every 1-bit layer at the end of each epoch."""
+
+    def __init__(self, bins: int = 40, bound: float = 4.0):
+        self.bins, self.bound = bins, bound
+
+    def epoch_end(self, progress: Progress) -> dict[str, Any]:
+        layers = binary_layers(progress.model)
+        return {
+            "histogram": {
+                name: latent_histogram(latent(layer), self.bins, self.bound).tolist()
+                for name, layer in layers
+            }
+        }

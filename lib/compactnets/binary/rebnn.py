@@ -222,7 +222,7 @@ class ReBNN:
         if self.scale not in makers:
             raise ValueError(f"scale must be one of {sorted(makers)}, got {self.scale!r}")
         with seeds.scoped(self.seed, "rebnn", "scale"):
-            return convert(model, lambda real: binarized(real, makers[self.scale]))
+            return convert(model, lambda real: binarized(real, makers[self.scale]), self)
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Latent weights with their own learning rate, then everything else."""
@@ -239,4 +239,4 @@ class ReBNN:
         """The trained network on packed bits (binary.deploy)."""
         from compactnets.binary.deploy import deploy  # here: kernels must not enter training's key
 
-        return deploy(model)
+        return deploy(model, self)

@@ -1,7 +1,8 @@
 """From latent weights to w_hat = alpha * sign(w): analytic and learned scales per output channel.
 
-A binarizer is a module: forward(w) gives w_hat of w's shape, scale(w) gives alpha (out,), so that
-w_hat == alpha * sign(w) holds and a kernel can be packed from the two.
+A binarizer is a module: forward(w) gives w_hat of w's shape, scale(w) gives alpha (out,) >= 0, so
+that |w_hat| == alpha holds and a kernel can be packed from the two. Mostly w_hat has the signs of
+w; a binarizer may also take those of w after a step of its own (ReCU's standardization).
 """
 
 from typing import Protocol
@@ -9,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from compactnets.binary.ste import Clipped, Slope, hard_sign, sign
+from compactnets.binary.ste import Clipped, Slope, sign
 
 
 def per_filter(alpha: Tensor, w: Tensor) -> Tensor:
@@ -110,9 +111,15 @@ class LearnedScale(nn.Module):
         return f"slope={self.slope}"
 
 
+def before_sign(binarizer: Binarizer, w: Tensor) -> Tensor:
+    """What the binarizer takes the sign of: binarizer.latent(w) if it has that method, else w."""
+    latent = getattr(binarizer, "latent", None)
+    return w if latent is None else latent(w)
+
+
 def check_binarizer(binarizer: Binarizer, w: Tensor) -> None:
-    """ValueError unless binarizer(w) equals scale(w) * sign(w), filter by filter."""
+    """ValueError unless binarizer(w) is +-scale(w), filter by filter."""
     with torch.no_grad():
-        expected = per_filter(binarizer.scale(w), w) * hard_sign(w)
-        if not torch.allclose(binarizer(w), expected):
+        expected = per_filter(binarizer.scale(w), w).expand_as(w)
+        if not torch.allclose(binarizer(w).abs(), expected):
             raise ValueError(f"{binarizer!r} is no scaled sign: it cannot be packed into bits")
