@@ -11,7 +11,7 @@ from torch import nn
 
 from compactnets import cost, data, kernels
 from compactnets.binary import adder_hardware as hardware
-from compactnets.binary import adder_quant
+from compactnets.binary import XNOR, adder_quant
 from compactnets.binary.adder import (
     AdderConv2d,
     AdderNet,
@@ -254,8 +254,22 @@ def test_networks_without_work_or_of_another_method_are_refused():
     net = AdderNet().prepare(adder_resnet_cifar(8, 4), EXAMPLE)
     with pytest.raises(ValueError, match="belongs to a method already"):
         AdderNet().prepare(net, EXAMPLE)
-    with pytest.raises(RuntimeError, match="stem"):
-        nn.Sequential(nn.Conv2d(3, 4, 3)).load_state_dict(net.state_dict())
+
+
+def test_a_checkpoint_of_a_cnn_or_of_another_method_is_refused():
+    real = adder_resnet_cifar(8, 4)
+    net = AdderNet().prepare(real, EXAMPLE)
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        net.load_state_dict(real.state_dict())
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        real.load_state_dict(net.state_dict())
+    state = XNOR().prepare(real, EXAMPLE).state_dict()
+    with pytest.raises((RuntimeError, ValueError)):
+        net.load_state_dict(state)
+    other = {"stage1.0.conv1._extra_state": torch.tensor(list(b"ReBNN"), dtype=torch.uint8)}
+    with pytest.raises(ValueError, match="checkpoint is of ReBNN"):
+        net.load_state_dict(other, strict=False)
+    net.load_state_dict(AdderNet(seed=1).prepare(real, EXAMPLE).state_dict())
 
 
 # The shared step

@@ -70,6 +70,14 @@ class AdderConv2d(nn.Conv2d):
             input_gradient=self.input_gradient,
         )
 
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(list(b"AdderNet"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """A filter and a convolution's weight have one shape: only the name tells them apart."""
+        if (saved := bytes(state.tolist()).decode()) != "AdderNet":
+            raise ValueError(f"the checkpoint is of {saved or 'no method'}, this is an adder layer")
+
     def cost_macs(self, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> int:
         """Terms |x - w| of one call, counted as nn.Conv2d counts products: 2 additions each."""
         return output_shape[0] * output_shape[2] * output_shape[3] * self.weight.numel()
