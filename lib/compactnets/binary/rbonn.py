@@ -47,7 +47,9 @@ def printed_coupling(w: Tensor, A: Tensor, b: Tensor, slope: Tensor) -> Tensor:
     return (w * (A @ w - b)).sum(1) * slope.sum(1)
 
 
-def gradients(w: Tensor, alpha: Tensor, g: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(
+    w: Tensor, alpha: Tensor, g: Tensor, lam: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
     """(dL_S/dw, lam dG/dw, dL/dalpha) for the loss L_S + lam/2 ||w - alpha b||^2, b constant.
 
     g = dL_S/dw_hat (out, ...). The first two add up to w's gradient (eq 3.125 without its trace),
@@ -114,13 +116,13 @@ class _Bilinear(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        w, alpha, ctx.lam, u, past = inputs
-        ctx.save_for_backward(w, alpha, *([] if u is None else [past]))
+        w, alpha, lam, u, past = inputs
+        ctx.save_for_backward(w, alpha, lam, *([] if u is None else [past]))
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        w, alpha, *past = ctx.saved_tensors
-        task, pull, delta_alpha = gradients(w, alpha, g, ctx.lam)
+        w, alpha, lam, *past = ctx.saved_tensors
+        task, pull, delta_alpha = gradients(w, alpha, g, lam)
         delta_u = (task * past[0]).flatten(1).sum(1) if past else None
         return task + pull, delta_alpha, None, delta_u, None
 
@@ -134,14 +136,13 @@ class _Released(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        w, alpha, ctx.lam = inputs
-        ctx.save_for_backward(w, alpha)
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        w, alpha = ctx.saved_tensors
+        w, alpha, lam = ctx.saved_tensors
         a, b = per_filter(alpha, w), hard_sign(w)
-        pull = ctx.lam * (w - 0.02 * a * b)
+        pull = lam * (w - 0.02 * a * b)
         return a * g + pull, (g * w - 0.02 * pull * b).flatten(1).sum(1), None
 
 
@@ -155,6 +156,7 @@ class RecurrentScale(nn.Module):
     """
 
     past: Tensor
+    weight_of_g: Tensor
     chosen: Tensor | None
 
     def __init__(
@@ -164,6 +166,8 @@ class RecurrentScale(nn.Module):
         self.form, self.which = method.form, method.mask
         self.tau, self.lam, self.released = method.tau, method.lam, method.scale == "released"
         alpha = analytic_scale(weight.detach())
+        # A tensor: a compiled network then serves every lambda.
+        self.register_buffer("weight_of_g", alpha.new_tensor(self.lam), persistent=False)
         if self.released:
             alpha = torch.randn(len(alpha), generator=generator).abs().to(alpha)
         self.alpha = nn.Parameter(alpha)
@@ -187,8 +191,8 @@ class RecurrentScale(nn.Module):
         if self.form == "paper":
             u, past = self.u, self.past
         if self.released:
-            return _Released.apply(w, alpha, self.lam)
-        return _Bilinear.apply(w, alpha, self.lam, u, past)
+            return _Released.apply(w, alpha, self.weight_of_g)
+        return _Bilinear.apply(w, alpha, self.weight_of_g, u, past)
 
     @torch.no_grad()
     def mask(self, w: Tensor) -> Tensor:

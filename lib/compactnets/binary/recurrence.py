@@ -36,10 +36,13 @@ class FilterMeter(Hook):
 
 
 class RecurrenceMeter(Hook):
-    """Per epoch, means over the recurrent layers, every `every` steps: "masked" (share of channels
-    acted on), "turned" (share of weights whose sign the look-ahead turns over), "u" (mean), "u_min",
-    "overlap" and "overlap_random" (channels that the released mask shares with the mask by ranks,
-    as a share, and what a random one would). Nothing if there are none."""
+    """Per epoch, means over the recurrent layers, every `every` steps.
+
+    "masked": share of channels acted on; "turned": share of weights whose sign the look-ahead turns
+    over; "u": mean of U, "u_min": its smallest value; "overlap": of the channels of the released
+    mask those that the mask by ranks has too, as a share, "overlap_random": as many by chance.
+    Nothing if there is no recurrence.
+    """
 
     def __init__(self, every: int = 10):
         self.every = every
