@@ -309,7 +309,7 @@ class RBONN:
                 AnalyticScale() if self.scale == "analytic" else RecurrentScale(w, self, generator)
             )
 
-        return convert(model, lambda layer: binarized(layer, scale))
+        return convert(model, lambda layer: binarized(layer, scale), self)
 
     def parameter_groups(self, model: nn.Module) -> list[dict]:
         """Everything at the recipe's rate, U at u_lr times it."""
@@ -329,11 +329,4 @@ class RBONN:
         """
         from compactnets.binary.deploy import deploy  # here: kernels must not enter training's key
 
-        own = AnalyticScale if self.scale == "analytic" else RecurrentScale
-        for name, layer in binary_layers(model):
-            if not isinstance(layer.binarizer, own):
-                raise ValueError(
-                    f"layer {name} holds a {type(layer.binarizer).__name__}, not a {own.__name__}: "
-                    "deploy the network by the method that prepared it"
-                )
-        return deploy(model)
+        return deploy(model, self)
