@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compactnets import cost, kernels, models
+from compactnets.binary import BNN
 from compactnets.kernels.row_quantization import quantize_rows
 from compactnets.method import Progress
 from compactnets.quant import landscape, ternary, tervit
@@ -357,3 +358,24 @@ def test_directions_are_as_long_as_each_row_and_moving_changes_a_copy():
     assert torch.equal(again["head.weight"], one["head.weight"])
     with pytest.raises(ValueError, match="another"):
         landscape.moved(models.resnet_cifar(8), [(1.0, one)])
+
+
+def test_networks_of_another_method_are_refused():
+    binary = BNN().prepare(small(), IMAGES).eval()
+    with pytest.raises(ValueError, match="BinaryLinear of another method"):
+        TerViT().prepare(binary, IMAGES)
+    with pytest.raises(ValueError, match="no low-bit layer"):
+        TerViT().deploy(binary)
+    with pytest.raises(RuntimeError, match="_extra_state"):
+        TerViT().prepare(small(), IMAGES).load_state_dict(binary.state_dict())
+
+
+def test_swin_tiny_is_counted_with_two_bits_in_all_layers_and_real_norms():
+    with torch.device("meta"):
+        example = torch.zeros(1, 3, 224, 224)
+        costs = cost.count(TerViT(ends=2).prepare(models.swin_tiny(), example), example)
+    assert costs.params == 28_288_354 and {r.weight_bits for r in costs if r.weights} == {2}
+    others = sum(row.params - row.weights for row in costs)
+    stored = cost.storage_bits(costs) / 8
+    assert stored == (costs.params - others) * 2 / 8 + 4 * others
+    assert round(stored / 1e6, 2) == 7.41

@@ -257,7 +257,16 @@ class TerViT:
 
 
 def _layers(model: nn.Module) -> tuple[list[str], list[str]]:
-    """Names of the linear layers between, and of patch embedding and classifiers."""
+    """Names of the linear layers between, and of patch embedding and classifiers.
+
+    ValueError for layers that another method made.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and type(module) not in (nn.Linear, nn.Conv2d):
+            raise ValueError(
+                f"layer {name!r} is a {type(module).__name__} of another method: TerViT starts "
+                "from a real network or from one of its own"
+            )
     kinds = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear | CodedLinear)}
     heads = [n for n in kinds if n.startswith("head")] or list(kinds)[-1:]
     convs = (nn.Conv2d, CodedPatches)
