@@ -11,6 +11,8 @@ from compactnets.quant.pact import Pact, pact
 from compactnets.quant.pams import MaxAbs, Pams, pams
 from compactnets.quant.quantizer import Codes, Grid, Quantizer, encode
 from compactnets.quant.ste import round_ste
+from compactnets.quant.ternary import Ternary, ternarize
+from compactnets.quant.tervit import TerViT
 
 __all__ = [
     "CodedConv2d",
@@ -21,9 +23,12 @@ __all__ = [
     "Pact",
     "Pams",
     "Quantizer",
+    "TerViT",
+    "Ternary",
     "encode",
     "lsq",
     "pact",
     "pams",
     "round_ste",
+    "ternarize",
 ]
