@@ -10,9 +10,7 @@ themselves are compared with fp32 in binary_conv.)
 """
 
 import tempfile
-import time
 import warnings
-from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,13 +21,13 @@ from kernels.bench.contest import contest
 from kernels.bench.entries import Entry, Settings
 from kernels.bench.peers import Call, onnx_session
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import resnet18
 
-from compactnets import kernels
 from compactnets.binary.deploy import deploy
 from compactnets.binary.layers import BinaryConv2d
 from compactnets.binary.scales import AnalyticScale
+from compactnets.binary.stages import network_stages
+from compactnets.models.graph import fold_norms
 
 
 class Block(nn.Module):
@@ -75,13 +73,7 @@ class BiRealNet18(nn.Module):
 def deployed() -> nn.Module:
     """The 1-bit network as one would ship it: normalisations folded, kernels in place."""
     torch.manual_seed(0)
-    model = deploy(BiRealNet18().eval())
-    shortcuts = [b.shortcut for b in model.blocks if isinstance(b.shortcut, nn.Sequential)]
-    for sequence in (model.stem, *shortcuts):
-        for i in range(len(sequence) - 1):
-            if isinstance(sequence[i], nn.Conv2d) and isinstance(sequence[i + 1], nn.BatchNorm2d):
-                sequence[i] = fuse_conv_bn_eval(sequence[i], sequence[i + 1])
-                sequence[i + 1] = nn.Identity()
+    model = fold_norms(deploy(BiRealNet18().eval()))
     return model.to(memory_format=torch.channels_last)
 
 
@@ -130,40 +122,6 @@ def _compiled(model: nn.Module, x: Tensor) -> Call:
     return partial(compiled, x)
 
 
-def shares(model: nn.Module, x: Tensor, rounds: int = 40) -> dict[str, float]:
-    """Part -> microseconds of a call, least of the rounds; the rest is adding and calling."""
-    parts = {}
-    for name, module in model.named_modules():
-        if isinstance(module, kernels.BinaryConv2d):
-            parts[module] = "binary convolutions"
-        elif name.endswith("shortcut") and isinstance(module, nn.Sequential):
-            parts[module] = "shortcut convolutions"
-        elif name in ("stem", "head"):
-            parts[module] = name
-    least: dict[str, float] = {}
-    with torch.inference_mode():
-        for _ in range(rounds):
-            spent: dict[str, float] = defaultdict(float)
-
-            def before(module, _):
-                module._began = time.perf_counter()
-
-            def after(module, *_, spent=spent):
-                spent[parts[module]] += time.perf_counter() - module._began
-
-            hooks = [m.register_forward_pre_hook(before) for m in parts]
-            hooks += [m.register_forward_hook(after) for m in parts]
-            start = time.perf_counter()
-            model(x)
-            total = time.perf_counter() - start
-            for hook in hooks:
-                hook.remove()
-            spent["additions, pooling, calls"] = total - sum(spent.values())
-            for part, seconds in spent.items():
-                least[part] = min(least.get(part, 1e9), 1e6 * seconds)
-    return least
-
-
 def measure(settings: Settings) -> Iterator[Entry]:
     """Rows of every peer."""
     x = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
@@ -181,17 +139,19 @@ def measure(settings: Settings) -> Iterator[Entry]:
     )
 
 
+def stage_of(name: str, module: nn.Module) -> str | None:
+    """The stages beside the 1-bit convolutions'."""
+    if name.endswith("shortcut") and isinstance(module, nn.Sequential):
+        return "shortcut convolutions"
+    return name if name in ("stem", "head") else None
+
+
 def parts() -> dict[str, float]:
-    """Microseconds of each part of the network on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        example = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
-        return shares(deployed(), example)
-    finally:
-        torch.set_num_threads(before)
+    """Milliseconds of each stage of the network on one thread."""
+    example = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    return network_stages(deployed(), example, stage_of)
 
 
 if __name__ == "__main__":
-    for part, microseconds in parts().items():
-        print(f"{part:<28} {microseconds:9.0f} us")
+    for part, milliseconds in parts().items():
+        print(f"{part:<28} {milliseconds:9.3f} ms")

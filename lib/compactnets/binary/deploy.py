@@ -36,7 +36,7 @@ def deploy(model: nn.Module, method: object = None) -> nn.Module:
         replace(model, name, pack(layer, model.get_submodule(norm) if norm else None))
         if norm:
             replace(model, norm, nn.Identity())
-    return model
+    return model.eval()  # the new layers too
 
 
 def _check_method(layers: dict[str, BinaryLayer], method: object) -> None:
@@ -84,6 +84,8 @@ def pack(layer: BinaryLayer, norm: nn.Module | None = None) -> nn.Module:
 class Rescaled(nn.Module):
     """rescale(packed(x), x) + bias: for scales that depend on the input or on the place, which no
     kernel folds."""
+
+    traced_whole = True  # models.graph: a scale may look at the size of what it gets
 
     def __init__(self, packed: nn.Module, rescale: nn.Module, bias: Tensor | None = None):
         super().__init__()

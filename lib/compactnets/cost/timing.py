@@ -112,7 +112,7 @@ def latency(
     """
     _validate(contestants, baseline, rounds, warmup, calls, threads, equal_to)
     device = torch.device(device)
-    with _threads(threads) as used:
+    with using_threads(threads) as used:
         if equal_to is not None or check is not None:
             outputs = {name: call() for name, call in contestants.items()}
             if equal_to is not None:
@@ -143,7 +143,8 @@ def _validate(contestants, baseline, rounds, warmup, calls, threads, equal_to) -
 
 
 @contextmanager
-def _threads(threads: int | None) -> Iterator[int]:
+def using_threads(threads: int | None) -> Iterator[int]:
+    """Sets the number of torch's threads inside the block (None: as it is) and yields it."""
     before = torch.get_num_threads()
     try:
         if threads is not None:

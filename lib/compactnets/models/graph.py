@@ -1,17 +1,20 @@
 """Who reads whose output in a network: what folding, slicing and sorting channels need to know."""
 
+import copy
 from collections import Counter
 
 from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class _Tracer(fx.Tracer):
-    """Keeps convolutions and linear layers whole, subclasses of them too."""
+    """Keeps whole: convolutions and linear layers, subclasses of them too, layers on compiled
+    kernels, and modules that say so by an attribute `traced_whole`."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Conv2d | nn.Linear) or super().is_leaf_module(
-            m, module_qualified_name
-        )
+        whole = isinstance(m, nn.Conv2d | nn.Linear) or getattr(m, "traced_whole", False)
+        kernel = type(m).__module__.startswith("compactnets.kernels.")
+        return whole or kernel or super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(model: nn.Module) -> fx.Graph:
@@ -48,3 +51,23 @@ def sole_readers(model: nn.Module) -> dict[str, str]:
         if readers[0].op == "call_module" and readers[0].target in once:
             found[node.target] = readers[0].target
     return found
+
+
+def fold_norms(model: nn.Module) -> nn.Module:
+    """A copy in which every batch normalization that alone reads a real convolution is part of it.
+
+    Same outputs up to float32 rounding, fewer passes over memory. Subclasses of nn.Conv2d stay as
+    they are, and so does a network that torch.fx cannot follow. ValueError in training mode.
+    """
+    if any(module.training for module in model.modules()):
+        raise ValueError("the model is in training mode: call model.eval() before folding norms")
+    readers = sole_readers(model)
+    model = copy.deepcopy(model)
+    for name, reader in readers.items():
+        conv, norm = model.get_submodule(name), model.get_submodule(reader)
+        if type(conv) is not nn.Conv2d or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if norm.running_var is not None:
+            model.set_submodule(name, fuse_conv_bn_eval(conv, norm))
+            model.set_submodule(reader, nn.Identity())
+    return model.eval()  # the new modules too
