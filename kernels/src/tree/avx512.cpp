@@ -20,18 +20,24 @@ struct Word {
   }
 };
 
-// A bit of a slice is a mask: the slice's weight is added where it is set, 32 pixels at a time.
-void unslice(const std::uint64_t* slices, int levels, int offset, std::int16_t* values) {
-  for (int word = 0; word < kWords; ++word) {
-    __m512i low = _mm512_set1_epi16(static_cast<short>(-offset)), high = low;
+// A bit of a slice is a mask: the slice's weight is added where it is set, 32 pixels at a time. What
+// padding adds is looked up in a register where there are few kinds of pixels (9 for a 3x3 kernel).
+void unslice(const std::uint64_t* slices, int levels, const std::uint16_t* kinds,
+             const std::int16_t* added, int count, std::int16_t* values) {
+  const bool few = count <= 32;
+  const auto some = static_cast<__mmask32>(count >= 32 ? ~0u : (1u << count) - 1);
+  const __m512i table = _mm512_maskz_loadu_epi16(some, added);
+  if (!few)
+    for (int i = 0; i < kPixels; ++i) values[i] = added[kinds[i]];
+  for (int half = 0; half < 2 * kWords; ++half) {
+    __m512i sum = few ? _mm512_permutexvar_epi16(_mm512_loadu_si512(kinds + 32 * half), table)
+                      : _mm512_loadu_si512(values + 32 * half);
+    const auto* bits = reinterpret_cast<const __mmask32*>(slices) + half;
     for (int k = 0; k < levels; ++k) {
       const __m512i weight = _mm512_set1_epi16(static_cast<short>(weight_of(k, levels)));
-      const std::uint64_t bits = slices[k * kWords + word];
-      low = _mm512_mask_add_epi16(low, static_cast<__mmask32>(bits), low, weight);
-      high = _mm512_mask_add_epi16(high, static_cast<__mmask32>(bits >> 32), high, weight);
+      sum = _mm512_mask_add_epi16(sum, bits[k * 2 * kWords], sum, weight);
     }
-    _mm512_storeu_si512(values + 64 * word, low);
-    _mm512_storeu_si512(values + 64 * word + 32, high);
+    _mm512_storeu_si512(values + 32 * half, sum);
   }
 }
 

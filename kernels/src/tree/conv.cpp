@@ -42,6 +42,18 @@ struct Bits {
   }
 };
 
+void copy_bytes(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
+  switch (bytes) {  // of constant length a copy is an instruction or two
+    case 1: std::memcpy(to, from, 1); return;
+    case 2: std::memcpy(to, from, 2); return;
+    case 4: std::memcpy(to, from, 4); return;
+    case 8: std::memcpy(to, from, 8); return;
+    case 32: std::memcpy(to, from, 32); return;
+    case 64: std::memcpy(to, from, 64); return;
+    default: std::memcpy(to, from, bytes);
+  }
+}
+
 // One row of floats to the rows of bits of every horizontal tap; `out` is that of tap 0.
 void pack_row(const TreeConv& t, const Bits& bits, const Operations& ops, const float* x,
               float shift, std::uint64_t* line, std::uint8_t* out) {
@@ -67,6 +79,28 @@ void pack_row(const TreeConv& t, const Bits& bits, const Operations& ops, const 
   }
 }
 
+// The same for whole channels whose padded rows fit a word, stride 1.
+void pack_narrow(const TreeConv& t, const Bits& bits, const Operations& ops, const float* x,
+                 float shift, std::uint8_t* out) {
+  const std::int64_t all = t.height * t.width;
+  auto* signs = workspace<std::uint64_t>(Slot::weights, (all + 63) / 64 + 1);
+  ops.signs(x, shift, all, signs);
+  const std::uint64_t inside = t.width == 64 ? ~0ull : (1ull << t.width) - 1;
+  for (std::int64_t r = 0; r < bits.rows; ++r, out += bits.row) {
+    std::uint64_t line = 0;
+    if (const std::int64_t row = r - t.padding[0]; row >= 0 && row < t.height) {
+      const std::int64_t at = row * t.width / 64, bit = row * t.width % 64;
+      line = signs[at] >> bit;
+      if (bit + t.width > 64) line |= signs[at + 1] << (64 - bit);
+      line = (line & inside) << t.padding[1];
+    }
+    for (std::int64_t kx = 0; kx < t.kernel[1]; ++kx) {
+      const std::uint64_t seen = line >> kx * t.dilation[1];
+      copy_bytes(out + kx * bits.plane, reinterpret_cast<const std::uint8_t*>(&seen), bits.row);
+    }
+  }
+}
+
 void pack_channel(const TreeConv& t, const Bits& bits, const Operations& ops, std::int64_t index,
                   std::uint8_t* out) {
   // Zeros before and after the row, as far as any output looks.
@@ -76,6 +110,8 @@ void pack_channel(const TreeConv& t, const Bits& bits, const Operations& ops, st
   std::memset(line, 0, words * sizeof(std::uint64_t));
   const float* x = t.x + index * t.height * t.width;
   const float shift = t.input_shift ? t.input_shift[index % t.channels] : 0;
+  if (t.stride[0] == 1 && t.stride[1] == 1 && t.width + 2 * t.padding[1] <= 64)
+    return pack_narrow(t, bits, ops, x, shift, out);
   for (std::int64_t phase = 0; phase < t.stride[0]; ++phase)
     for (std::int64_t r = 0; r < bits.rows; ++r) {
       const std::int64_t row = r * t.stride[0] + phase - t.padding[0];
@@ -109,41 +145,33 @@ std::vector<std::int32_t> kinds(const TreeConv& t, int axis, std::vector<Range>&
   return kind;
 }
 
-// What zero padding adds to the outputs of each pair of kinds; kind 0 of `classes` adds nothing.
+// What the sums 2 Q lack: minus the sum of w, and with zero padding the w of places outside.
 struct Borders {
   std::vector<std::int32_t> rows, columns;  // kind of each output row and column
   std::vector<Range> row_kinds, column_kinds;
-  std::vector<std::int16_t> added;          // (outputs, row kinds, column kinds)
-  std::vector<std::int16_t> totals;         // (outputs): sum of w
+  std::vector<std::int16_t> added;          // (outputs, row kinds, column kinds): -sum of w inside
 
-  explicit Borders(const TreeConv& t) : totals(t.outputs) {
+  explicit Borders(const TreeConv& t) {
     rows = kinds(t, 0, row_kinds);
     columns = kinds(t, 1, column_kinds);
     const std::int64_t taps = t.kernel[0] * t.kernel[1];
     for (std::int64_t j = 0; j < t.outputs; ++j) {
       const std::int32_t* sums = t.sums + j * taps;
-      std::int32_t total = 0;
-      for (std::int64_t tap = 0; tap < taps; ++tap) total += sums[tap];
-      totals[j] = static_cast<std::int16_t>(total);
       for (const Range& down : row_kinds)
         for (const Range& across : column_kinds) {
           std::int32_t inside = 0;
           for (std::int64_t ky = down.first; ky < down.second; ++ky)
             for (std::int64_t kx = across.first; kx < across.second; ++kx)
               inside += sums[ky * t.kernel[1] + kx];
-          added.push_back(static_cast<std::int16_t>(total - inside));
+          added.push_back(static_cast<std::int16_t>(-inside));
         }
     }
   }
   std::int64_t count() const {
     return static_cast<std::int64_t>(row_kinds.size() * column_kinds.size());
   }
-  std::int32_t of(std::int64_t row, std::int64_t column) const {
-    return rows[row] * static_cast<std::int32_t>(column_kinds.size()) + columns[column];
-  }
-  bool whole(const TreeConv& t, std::int64_t row, std::int64_t column) const {
-    return row_kinds[rows[row]] == Range{0, t.kernel[0]} &&
-           column_kinds[columns[column]] == Range{0, t.kernel[1]};
+  std::uint16_t of(std::int64_t row, std::int64_t column) const {
+    return static_cast<std::uint16_t>(rows[row] * column_kinds.size() + columns[column]);
   }
 };
 
@@ -153,14 +181,11 @@ struct Stretch {  // bytes of a tile that come from one image
 struct Run {      // pixels of a tile that lie side by side in y
   std::int64_t at, count, image, to;
 };
-struct Border {   // a pixel that sees padding
-  std::int32_t at, kind;
-};
 
 struct Places {
   std::vector<Stretch> stretches;
   std::vector<Run> runs;
-  std::vector<Border> borders;
+  alignas(64) std::uint16_t kinds[kPixels] = {};
 };
 
 Places places_of(const TreeConv& t, const Bits& bits, const Borders& borders, std::int64_t tile) {
@@ -181,21 +206,11 @@ Places places_of(const TreeConv& t, const Bits& bits, const Borders& borders, st
       else
         found.runs.push_back({at, count, image, to});
       for (std::int64_t i = 0; i < count; ++i)
-        if (!borders.whole(t, row, column + i))
-          found.borders.push_back({static_cast<std::int32_t>(at + i), borders.of(row, column + i)});
+        found.kinds[at + i] = borders.of(row, column + i);
     }
     byte += bytes;
   }
   return found;
-}
-
-void copy_bytes(std::uint8_t* to, const std::uint8_t* from, std::int64_t bytes) {
-  switch (bytes) {  // of constant length a copy is two instructions
-    case 8: std::memcpy(to, from, 8); return;
-    case 32: std::memcpy(to, from, 32); return;
-    case 64: std::memcpy(to, from, 64); return;
-    default: std::memcpy(to, from, bytes);
-  }
 }
 
 void gather_planes(const TreeConv& t, const Bits& bits, const Places& places,
@@ -218,16 +233,16 @@ void run_tile(const TreeConv& t, const Bits& bits, const Borders& borders, const
   auto* planes = workspace<std::uint64_t>(Slot::products, weights * kWords);
   tile.planes = planes;
   tile.slices = workspace<std::uint64_t>(Slot::sums, t.outputs * tile.levels * kWords);
-  if (places.runs.back().at + places.runs.back().count < kPixels)  // a last tile, not full
+  if (places.stretches.back().at + places.stretches.back().bytes < kTileBytes)  // the last tile
     std::memset(planes, 0, weights * kTileBytes);
   gather_planes(t, bits, places, packed, reinterpret_cast<std::uint8_t*>(planes));
   alignas(64) std::int16_t values[kPixels];
   for (std::int64_t step = 0; step < t.outputs; ++step) {
     const std::int64_t j = t.plan[2 * step];
     ops.channel(t, tile, j, t.plan[2 * step + 1]);
-    ops.unslice(tile.slices + j * tile.levels * kWords, tile.levels, borders.totals[j], values);
-    const std::int16_t* added = borders.added.data() + j * borders.count();
-    for (const Border& b : places.borders) values[b.at] += added[b.kind];
+    ops.unslice(tile.slices + j * tile.levels * kWords, tile.levels, places.kinds,
+                borders.added.data() + j * borders.count(), static_cast<int>(borders.count()),
+                values);
     for (const Run& r : places.runs)
       ops.finish(values + r.at, r.count, t.scale[j], t.bias ? t.bias + j : nullptr,
                  t.y + (r.image * t.outputs + j) * t.out_height * t.out_width + r.to);

@@ -12,7 +12,8 @@
 // ~(~Q + c).
 //
 // Zero padding: a place outside counts as b = 0, that is a = -1; pixels that have such places get the
-// sum of w_t over them added at the end, which is the same for all pixels with the same places.
+// sum of w_t over them added at the end, which is the same for all pixels of one kind, that is with
+// the same places outside.
 #pragma once
 #include <cstdint>
 
@@ -50,8 +51,9 @@ struct Tile {
 struct Operations {
   // Slices of channel j from those of its parent (-1: none).
   void (*channel)(const TreeConv& task, const Tile& tile, std::int64_t j, std::int64_t parent);
-  // values[i] = 2 Q_i - offset.
-  void (*unslice)(const std::uint64_t* slices, int levels, int offset, std::int16_t* values);
+  // values[i] = 2 Q_i + added[kinds[i]] for all pixels of a tile; `count` values in `added`.
+  void (*unslice)(const std::uint64_t* slices, int levels, const std::uint16_t* kinds,
+                  const std::int16_t* added, int count, std::int16_t* values);
   // y[i] = scale * values[i] (+ *bias).
   void (*finish)(const std::int16_t* values, std::int64_t count, float scale, const float* bias,
                  float* y);

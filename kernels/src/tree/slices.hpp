@@ -6,9 +6,9 @@
 namespace compactnets::tree {
 namespace {
 
-// Adds planes to the slices in acc, each with weight 2^level.
+// Adds planes to the first `top` slices in acc, each plane with weight 2^level.
 template <typename W>
-inline void add_planes(typename W::Type* acc, int level, const std::uint64_t* planes,
+inline void add_planes(typename W::Type* acc, int level, int top, const std::uint64_t* planes,
                        const std::int32_t* places, std::int32_t count) {
   using V = typename W::Type;
   V pending[kLevels];     // a word per level that waits for a second one
@@ -39,7 +39,7 @@ inline void add_planes(typename W::Type* acc, int level, const std::uint64_t* pl
   acc[level] = ones, acc[level + 1] = twos, acc[level + 2] = fours;
   for (; i < count; ++i) push(plane(i), level);
   V carry = W::zero();
-  for (int at = level; at < kLevels; ++at)
+  for (int at = level; at < top; ++at)
     carry = W::add(acc[at], waiting >> at & 1 ? pending[at] : W::zero(), carry);
 }
 
@@ -49,20 +49,20 @@ void channel(const TreeConv& task, const Tile& tile, std::int64_t j, std::int64_
   const std::int64_t size = static_cast<std::int64_t>(tile.levels) * kWords;
   for (int part = 0; part < kWords; part += W::kCount) {
     typename W::Type acc[kLevels];
-    for (int k = 0; k < kLevels; ++k)
-      acc[k] = parent >= 0 && k < tile.levels
-                   ? W::load(tile.slices + parent * size + k * kWords + part)
-                   : W::zero();
+    const int top = tile.levels;  // what is carried beyond, is lost
+    for (int k = 0; k < top + 3; ++k)
+      acc[k] = parent >= 0 && k < top ? W::load(tile.slices + parent * size + k * kWords + part)
+                                      : W::zero();
     const int level = parent >= 0 ? 1 : 0;
     const std::uint64_t* planes = tile.planes + part;
     if (starts[1] > starts[0]) {
-      for (auto& slice : acc) slice = W::flip(slice);
-      add_planes<W>(acc, level, planes, task.places + starts[0], starts[1] - starts[0]);
-      for (auto& slice : acc) slice = W::flip(slice);
+      for (int k = 0; k < top; ++k) acc[k] = W::flip(acc[k]);
+      add_planes<W>(acc, level, top, planes, task.places + starts[0], starts[1] - starts[0]);
+      for (int k = 0; k < top; ++k) acc[k] = W::flip(acc[k]);
     }
     if (starts[2] > starts[1])
-      add_planes<W>(acc, level, planes, task.places + starts[1], starts[2] - starts[1]);
-    for (int k = 0; k < tile.levels; ++k)
+      add_planes<W>(acc, level, top, planes, task.places + starts[1], starts[2] - starts[1]);
+    for (int k = 0; k < top; ++k)
       W::store(tile.slices + j * size + k * kWords + part, acc[k]);
   }
 }
@@ -82,13 +82,13 @@ inline void finish(const std::int16_t* values, std::int64_t count, float scale, 
   }
 }
 
-// For processors without masks: bit by bit, eight pixels of a plane to eight bytes at a time would be
-// quicker, but then the bytes had to be joined again.
-inline void unslice_bits(const std::uint64_t* slices, int levels, int offset, std::int16_t* values) {
-  for (int i = 0; i < kPixels; ++i) values[i] = static_cast<std::int16_t>(-offset);
+// For processors without masks: 16 pixels of a slice at a time.
+inline void unslice_bits(const std::uint64_t* slices, int levels, const std::uint16_t* kinds,
+                         const std::int16_t* added, int, std::int16_t* values) {
+  for (int i = 0; i < kPixels; ++i) values[i] = added[kinds[i]];
   for (int k = 0; k < levels; ++k) {
     const auto weight = static_cast<std::int16_t>(weight_of(k, levels));
-    for (int part = 0; part < 4 * kWords; ++part) {  // 16 bits at a time
+    for (int part = 0; part < 4 * kWords; ++part) {
       const auto bits = static_cast<std::uint16_t>(slices[k * kWords + part / 4] >> 16 * (part % 4));
       for (int i = 0; i < 16; ++i) {
         const auto chosen = static_cast<std::uint16_t>(1 << i);

@@ -48,7 +48,7 @@ def penalty(b: Tensor, target: Tensor) -> Tensor:
 
 
 def penalty_gradient(w: Tensor, target: Tensor) -> Tensor:
-    """dR/dw = -target / (2 N n) where |w| <= 1: a constant pull to the target's sign. All (N, n)."""
+    """dR/dw = -target / (2 N n) where |w| <= 1: a constant pull to its sign. All (N, n)."""
     return -target * (w.abs() <= 1) / (2 * w.numel())
 
 
@@ -191,7 +191,7 @@ class MSTCompression:
         ValueError for a grouped convolution: its channels read different inputs, so that none can
         be computed from another.
         """
-        return convert(model, _binary)
+        return convert(model, _binary, self)
 
     def hooks(self) -> tuple[Hook, ...]:
         """The penalty's gradient, added before each step."""
@@ -201,7 +201,7 @@ class MSTCompression:
         """The trained network with every 1-bit convolution along its tree (kernels.TreeConv2d)."""
         from compactnets.binary.tree_deploy import deploy  # kernels must not enter training's key
 
-        return deploy(model)
+        return deploy(model, self)
 
 
 def _binary(real: nn.Module) -> BinaryLayer:

@@ -9,13 +9,14 @@ from compactnets.binary.convert import replace
 from compactnets.binary.deploy import deploy as deploy_dense
 
 
-def deploy(model: nn.Module) -> nn.Module:
+def deploy(model: nn.Module, method: object = None) -> nn.Module:
     """binary.deploy, then a kernels.TreeConv2d in place of each packed convolution.
 
     Outputs equal those of binary.deploy bit for bit; linear layers stay as they are there.
-    ValueError if the model is in training mode, has no 1-bit layer or a grouped one.
+    ValueError if the model is in training mode, has no 1-bit layer or a grouped one, or,
+    with a method given, was prepared by another one.
     """
-    network = deploy_dense(model)
+    network = deploy_dense(model, method)
     layers = {n: m for n, m in network.named_modules() if isinstance(m, kernels.BinaryConv2d)}
     for name, layer in layers.items():
         replace(network, name, along_tree(layer))

@@ -268,7 +268,7 @@ class TreeConv2d(nn.Module):
         return unpack_tree(self.tree, (self.out_channels, self.in_channels, *self.kernel_size))
 
     def cost_weights(self) -> int:
-        """Weights held in 1 bit (compactnets.cost): the root's and every difference, places wired."""
+        """Weights held in 1 bit (compactnets.cost): the root and every difference."""
         return len(self.places)
 
     def cost_macs(self, input_shape: Sequence[int], output_shape: Sequence[int]) -> int:
