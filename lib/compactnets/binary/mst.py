@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compactnets.binary import trees
 from compactnets.binary.convert import binary_layers, convert
-from compactnets.binary.layers import BinaryConv2d, BinaryLayer, binarized
+from compactnets.binary.layers import BinaryLayer, binarized
 from compactnets.binary.scales import AnalyticScale
 from compactnets.binary.ste import hard_sign
 from compactnets.method import Hook, Progress
