@@ -56,7 +56,8 @@ class Pull(Hook):
     """Adds lambda dR/dw to the gradient of every 1-bit layer, targets found anew each epoch."""
 
     def __init__(self, reading: Reading, strength: float):
-        self.reading, self.strength = reading, strength
+        self.reading: Reading = reading
+        self.strength = strength
 
     def start(self, progress: Progress) -> None:
         self._layers = dict(binary_layers(progress.model))
@@ -133,7 +134,8 @@ def layer_costs(model: nn.Module, example: Tensor) -> list[LayerCost]:
     for name, layer, positions in _positions(model, example):
         kernels = trees.kernels_of(layer.weight)
         tree = trees.minimum_spanning_tree(trees.hamming(kernels))
-        found.append(LayerCost(name, *kernels.shape, positions, tree, kernels))
+        channels, n = kernels.shape
+        found.append(LayerCost(name, channels, n, positions, tree, kernels))
     if not found:
         raise ValueError(f"{type(model).__name__} has no 1-bit layer: prepare it first")
     return found
