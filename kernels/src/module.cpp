@@ -20,5 +20,6 @@ NB_MODULE(_native, module) {
   bind_roofline(module);
   bind_sparse(module);
   bind_transform(module);
+  bind_tree(module);
   bind_winograd(module);
 }

@@ -32,6 +32,7 @@ void bind_nm(nb::module_& module);
 void bind_roofline(nb::module_& module);
 void bind_sparse(nb::module_& module);
 void bind_transform(nb::module_& module);
+void bind_tree(nb::module_& module);
 void bind_winograd(nb::module_& module);
 
 }  // namespace compactnets

@@ -10,6 +10,7 @@ from compactnets.binary.bnn import BNN
 from compactnets.binary.deploy import deploy
 from compactnets.binary.dorefa import DoReFa
 from compactnets.binary.layers import BinaryConv2d, BinaryLinear, binarized
+from compactnets.binary.mst import MSTCompression
 from compactnets.binary.react import react_resnet_cifar, react_resnet_imagenet
 from compactnets.binary.react_sign import ReAct
 from compactnets.binary.rebnn import ReBNN
@@ -25,6 +26,7 @@ __all__ = [
     "BinaryConv2d",
     "BinaryLinear",
     "DoReFa",
+    "MSTCompression",
     "ReAct",
     "ReBNN",
     "ReCU",

@@ -56,6 +56,7 @@ from compactnets.kernels.sparse_layers import (
     CSRLinear,
 )
 from compactnets.kernels.sparse_pack import pack_blocks, pack_csr
+from compactnets.kernels.tree import TreeConv2d, tree_conv2d, tree_conv2d_reference
 from compactnets.kernels.winograd import winograd3d, winograd3d_reference
 from compactnets.kernels.winograd_layers import Winograd3d
 
@@ -79,6 +80,7 @@ __all__ = [
     "NMLinear",
     "PrepackedConv2d",
     "ShiftConv2d",
+    "TreeConv2d",
     "Winograd3d",
     "adder_codes",
     "adder_conv2d",
@@ -121,6 +123,8 @@ __all__ = [
     "sparse_linear",
     "sparse_linear_reference",
     "supported",
+    "tree_conv2d",
+    "tree_conv2d_reference",
     "unpack_signs",
     "winograd3d",
     "winograd3d_reference",
