@@ -7,88 +7,22 @@ passes the gradient through unchanged.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compactnets import seeds
-from compactnets.binary.convert import convert
-from compactnets.binary.estimators import Advance, LayerScale
+from compactnets.binary.convert import binary_layers, convert
+from compactnets.binary.estimators import Advance, LayerScale, standardized
+from compactnets.binary.fourier import Fourier, Scalar
 from compactnets.binary.layers import binarized
-from compactnets.binary.scales import analytic_scale, per_filter, straight
+from compactnets.binary.scales import _Straight, analytic_scale, per_filter
 from compactnets.binary.ste import Slope, hard_sign, sign
-from compactnets.method import Hook
+from compactnets.method import Hook, Progress
 
 Shortcut = Literal["zero", "linear", "sin"]
-Terms = int | Tensor  # n, as a number or (in a layer, where it grows) as a 0-d tensor
-
-
-def series(t: Tensor, n: int, omega: float) -> Tensor:
-    """s_n(t) = 4/pi sum_i sin((2i+1) omega t) / (2i+1), i = 0 ... n (eq 9); shape of t.
-
-    Tends to sign(t) for |t| < T/2 = pi/omega (the text says T) and repeats with period T.
-    """
-    odd = [2 * i + 1 for i in range(n + 1)]
-    return 4 / math.pi * torch.stack([torch.sin(k * omega * t) / k for k in odd]).sum(0)
-
-
-def slope_sum(t: Tensor, n: int, omega: float) -> Tensor:
-    """s_n'(t) = 4 omega/pi sum_i cos((2i+1) omega t), term by term (eq 10)."""
-    u, total = omega * t, torch.zeros_like(t)
-    for i in range(n + 1):
-        total = total + torch.cos((2 * i + 1) * u)
-    return 4 * omega / math.pi * total
-
-
-def slope_recurrence(t: Tensor, n: int, omega: float) -> Tensor:
-    """The same from one cosine: c_{i+1} = 2 cos(2u) c_i - c_{i-1} (Chebyshev), u = omega t."""
-    c = torch.cos(omega * t)
-    twice = 4 * c * c - 2  # 2 cos(2u)
-    before, now, total = c, c, c  # cos(-u) = cos(u)
-    for _ in range(n):
-        before, now = now, twice * now - before
-        total = total + now
-    return 4 * omega / math.pi * total
-
-
-def slope_closed(t: Tensor, n: Terms, omega: float) -> Tensor:
-    """The same from two sines: (2 omega/pi) sin(2(n+1)u) / sin(u), u = omega t.
-
-    At the poles of 1/sin the quotient is +-2(n+1). Both limits come without a branch: the function
-    is even, so |u| >= 1e-4 replaces u, and what rounding lifts above 2(n+1) is cut off.
-    """
-    m = 2 * (n + 1)
-    u = (omega * t).abs_().clamp_min_(1e-4)
-    quotient = (m * u).sin_().div_(u.sin_())
-    return quotient.clamp_(-m, m).mul_(2 * omega / math.pi)
-
-
-def kept_energy(n: int) -> float:
-    """Share of the square wave's energy in its first n + 1 terms (Parseval), 0 to 1."""
-    return 8 / math.pi**2 * sum(1 / (2 * i + 1) ** 2 for i in range(n + 1))
-
-
-@dataclass(frozen=True)
-class Fourier:
-    """The slope s_n' for |x| <= clip, 0 beyond: negative on every other band of width
-    pi / (omega (n+1)) / 2 from the first zero pi / (2 omega (n+1)) on."""
-
-    n: Terms = 9
-    omega: float = 0.1
-    clip: float = math.inf
-
-    def __post_init__(self) -> None:
-        if isinstance(self.n, int) and self.n < 0:
-            raise ValueError(f"n must not be negative, got {self.n}")
-        for name in ("omega", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
-    def __call__(self, x: Tensor) -> Tensor:
-        slope = slope_closed(x, self.n, self.omega)
-        return slope if self.clip == math.inf else slope * (x.abs() <= self.clip)
 
 
 def residual(
@@ -108,7 +42,7 @@ def gradients(
     w1: Tensor,
     w2: Tensor,
     slope: Slope,
-    alpha: float | Tensor,
+    alpha: Scalar,
     shortcut: Shortcut = "sin",
     a: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,15 +56,15 @@ def gradients(
     if shortcut != "zero":
         steepness = steepness + alpha * a * (t.cos() if shortcut == "sin" else 1)
     dt = g * steepness + alpha * (back @ w1.T)  # eq 15
-    rows = [x.flatten(0, -2) for x in (t, back, F.relu(hidden), g)]
-    return dt, alpha * rows[0].T @ rows[1], alpha * rows[2].T @ rows[3]  # eqs 16, 17
+    t, back, r, g = (x.flatten(0, -2) for x in (t, back, F.relu(hidden), g))
+    return dt, alpha * (t.T @ back), alpha * (r.T @ g)  # eqs 16, 17
 
 
 class _NoisySign(torch.autograd.Function):
     """sign(t), in variant F1 plus alpha e(t), with gradients() as the backward pass of both."""
 
     @staticmethod
-    def forward(t, w1, w2, n, alpha, options):
+    def forward(t, w1, w2, n, omega, alpha, options):
         signs = hard_sign(t)
         if not options.in_forward:
             return signs
@@ -138,27 +72,26 @@ class _NoisySign(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:5])
-        ctx.options = inputs[5]
+        *tensors, ctx.options = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        t, w1, w2, n, alpha = ctx.saved_tensors
-        slope = Fourier(n, ctx.options.omega, ctx.options.clip)
+        t, w1, w2, n, omega, alpha = ctx.saved_tensors
+        slope = Fourier(n, omega, ctx.options.clip)
         w1, w2 = w1.to(t.dtype), w2.to(t.dtype)
-        return *gradients(g, t, w1, w2, slope, alpha, *ctx.options.noise), None, None, None
+        return *gradients(g, t, w1, w2, slope, alpha, *ctx.options.noise), *4 * [None]
 
 
 @dataclass(frozen=True)
 class _Options:
-    omega: float
     clip: float
     in_forward: bool
     noise: tuple[Shortcut, float]
 
 
 class FourierSign(nn.Module):
-    """sign(t) with the Fourier slope and, if `hidden` > 0, the noise adaptation alpha e(t).
+    """sign(t) with the Fourier slope and, unless nam is "off", the noise adaptation alpha e(t).
 
     F0: the value is sign(t), alpha e(t) takes part in the backward pass alone (Algorithm 1). F1:
     the value is sign(t) + alpha e(t) (eq 14). t has d entries along dim: -1, or 1 for feature
@@ -168,14 +101,16 @@ class FourierSign(nn.Module):
     """
 
     n: Tensor
+    omega: Tensor
     alpha: Tensor
 
     def __init__(self, method: "FDA", d: int, dim: int = -1):
         super().__init__()
         self.plan, self.dim, self.noisy = method.plan, dim, method.nam != "off"
         noise = ("zero" if method.nam == "off" else method.nam, method.a)
-        self.options = _Options(method.omega, method.clip, method.variant == "F1", noise)
+        self.options = _Options(method.clip, method.variant == "F1", noise)
         self.register_buffer("n", torch.tensor(float(method.n)))
+        self.register_buffer("omega", torch.tensor(float(method.omega)))
         self.register_buffer("alpha", torch.tensor(method.alpha if self.noisy else 0.0))
         if self.noisy:
             hidden = method.hidden(d)
@@ -189,11 +124,17 @@ class FourierSign(nn.Module):
         self.alpha.fill_(alpha if self.noisy else 0)
         return {"n": n, "alpha": float(self.alpha)}
 
+    def slope(self) -> Fourier:
+        """The Fourier slope of this epoch."""
+        return Fourier(self.n, self.omega, self.options.clip)
+
     def forward(self, t: Tensor) -> Tensor:
         if not self.noisy:
-            return sign(t, Fourier(self.n, self.options.omega, self.options.clip))
+            return sign(t, self.slope())
         rows = t.movedim(self.dim, -1)
-        signs = _NoisySign.apply(rows, self.w1, self.w2, self.n, self.alpha, self.options)
+        signs = _NoisySign.apply(
+            rows, self.w1, self.w2, self.n, self.omega, self.alpha, self.options
+        )
         return signs.movedim(-1, self.dim)
 
     def extra_repr(self) -> str:
@@ -214,6 +155,51 @@ class FilterScale(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         signs = self.sign(w.flatten(1)).view_as(w)
         return _Straight.apply((per_filter(analytic_scale(w), w) * signs).detach(), signs)
+
+
+class WrongSign(Hook):
+    """At the end of each epoch, on the given images: "wrong_activations" and "wrong_weights", the
+    shares (by layer) whose Fourier slope is negative, so that training moves them the wrong way;
+    and "reach", the histogram of t over [-8, 8] (counts in 64 bins) of one layer's input.
+
+    images: (N, C, H, W) as the network takes them. Idle in layers without a Fourier slope.
+    """
+
+    def __init__(self, images: Tensor, layer: str):
+        self.layer, self._images = layer, images
+        self.images = [*images.shape, float(images.double().sum())]  # for repr, hence for the key
+
+    @torch.no_grad()
+    def epoch_end(self, progress: Progress) -> dict[str, Any]:
+        signs = {n: m.activation for n, m in binary_layers(progress.model)}
+        signs = {n: m for n, m in signs.items() if isinstance(m, FourierSign)}
+        inputs = _inputs(progress.model, signs, self._images)
+        weights = {n: standardized(progress.model.get_submodule(n).weight) for n in signs}  # type: ignore[arg-type]
+        wrong = [
+            {n: float((m.slope()(t[n]) < 0).double().mean()) for n, m in signs.items()}
+            for t in (inputs, weights)
+        ]
+        counts = torch.histc(inputs[self.layer].float(), 64, -8, 8).tolist()
+        return {"wrong_activations": wrong[0], "wrong_weights": wrong[1], "reach": counts}
+
+
+def _inputs(model: nn.Module, modules: dict[str, Any], images: Tensor) -> dict[str, Tensor]:
+    """What flows into the modules, by name, when the model evaluates the images."""
+    found: dict[str, Tensor] = {}
+
+    def catch(name: str, args: tuple) -> None:
+        found[name] = args[0]
+
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, name=name: catch(name, args))
+        for name, module in modules.items()
+    ]
+    was = model.training
+    model.eval()(images.to(next(model.parameters()).device))
+    model.train(was)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 @dataclass(frozen=True)
