@@ -113,7 +113,7 @@ class Estimator:
             binarizer = LayerScale(self._sign())
             return binarized(real, lambda w: binarizer, shift=False, activation=self._sign())
 
-        return convert(model, make)
+        return convert(model, make, self)
 
     def hooks(self) -> tuple[Hook, ...]:
         """Steepening epoch by epoch, where there is something to steepen."""
@@ -123,4 +123,4 @@ class Estimator:
         """The trained network on packed bits (binary.deploy)."""
         from compactnets.binary.deploy import deploy  # here: kernels must not enter training's key
 
-        return deploy(model)
+        return deploy(model, self)

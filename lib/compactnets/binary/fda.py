@@ -17,7 +17,7 @@ from compactnets import seeds
 from compactnets.binary.convert import binary_layers, convert
 from compactnets.binary.estimators import Advance, LayerScale, standardized
 from compactnets.binary.fourier import Fourier, Scalar
-from compactnets.binary.layers import binarized
+from compactnets.binary.layers import BinaryLayer, binarized
 from compactnets.binary.scales import _Straight, analytic_scale, per_filter
 from compactnets.binary.ste import Slope, hard_sign, sign
 from compactnets.method import Hook, Progress
@@ -270,9 +270,10 @@ class FDA:
     def prepare(self, model: nn.Module, example: Tensor) -> nn.Module:
         """Swaps the convertible layers for 1-bit ones; ValueError if there is none."""
         with seeds.scoped(self.seed, "fda", "noise"):
-            return convert(model, self._binarized)  # type: ignore[arg-type]
+            return convert(model, self.layer, self)  # type: ignore[arg-type]
 
-    def _binarized(self, real: nn.Conv2d | nn.Linear) -> nn.Module:
+    def layer(self, real: nn.Conv2d | nn.Linear) -> BinaryLayer:
+        """The 1-bit layer for one convolution or linear layer."""
         is_conv = isinstance(real, nn.Conv2d)
         channels = real.in_channels if is_conv else real.in_features
         activation = FourierSign(self, channels, dim=1 if is_conv else -1)
@@ -293,4 +294,4 @@ class FDA:
         variant F1, whose layers then compute more than signs."""
         from compactnets.binary.deploy import deploy  # here: kernels must not enter training's key
 
-        return deploy(model)
+        return deploy(model, self)
