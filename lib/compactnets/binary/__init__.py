@@ -9,6 +9,7 @@ from compactnets.binary.bireal import BiReal
 from compactnets.binary.bnn import BNN
 from compactnets.binary.deploy import deploy
 from compactnets.binary.dorefa import DoReFa
+from compactnets.binary.fda import FDA
 from compactnets.binary.layers import BinaryConv2d, BinaryLinear, binarized
 from compactnets.binary.mst import MSTCompression
 from compactnets.binary.react import react_resnet_cifar, react_resnet_imagenet
@@ -21,6 +22,7 @@ from compactnets.binary.xnor_pp import XNORPlusPlus
 
 __all__ = [
     "BNN",
+    "FDA",
     "XNOR",
     "BiReal",
     "BinaryConv2d",
