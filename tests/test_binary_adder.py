@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from compactnets import cost, data, kernels
-from compactnets.binary import adder_hardware as hardware
 from compactnets.binary import XNOR, adder_quant
+from compactnets.binary import adder_hardware as hardware
 from compactnets.binary.adder import (
     AdderConv2d,
     AdderNet,
