@@ -418,9 +418,9 @@ def test_a_network_without_a_layer_to_binarize_is_refused():
 def test_a_checkpoint_of_another_method_is_refused():
     example = torch.zeros(1, 3, 8, 8)
     other, ours = ReBNN().prepare(toy_net(), example), RBONN().prepare(toy_net(), example)
-    with pytest.raises((RuntimeError, ValueError), match="ReBNN|binarizer"):
+    with pytest.raises((RuntimeError, ValueError), match=r"ReBNN|binarizer"):
         ours.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="layer 3 was prepared by .*, not by RBONN"):
+    with pytest.raises(ValueError, match=r"layer 3 was prepared by .*, not by RBONN"):
         RBONN().deploy(other.eval())
 
 
