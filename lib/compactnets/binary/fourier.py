@@ -49,9 +49,9 @@ def slope_closed(t: Tensor, n: Scalar, omega: Scalar) -> Tensor:
     the value at |u| = pi is only as good as that bound).
     """
     m: Any = 2 * (n + 1)
-    u = (omega * t).abs_().clamp_min_(1e-5)
-    quotient = (m * u).sin_().div_(u.sin_())
-    return quotient.clamp_(-m, m).mul_(2 * omega / math.pi)
+    u = (omega * t.to(torch.promote_types(t.dtype, torch.float32))).abs_().clamp_min_(1e-5)
+    quotient = (m * u).sin_().div_(u.sin_())  # 16 bits would not hold the phase m u
+    return quotient.clamp_(-m, m).mul_(2 * omega / math.pi).to(t.dtype)
 
 
 def kept_energy(n: int) -> float:
