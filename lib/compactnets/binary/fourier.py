@@ -45,13 +45,13 @@ def slope_closed(t: Tensor, n: Scalar, omega: Scalar) -> Tensor:
     """The same from two sines: (2 omega/pi) sin(2(n+1)u) / sin(u), u = omega t.
 
     At the poles of 1/sin the quotient is +-2(n+1). Both limits come without a branch: the function
-    is even, so |u| >= 1e-4 replaces u, and what rounding lifts above 2(n+1) is cut off (in float32
+    is even, so |u| >= 1e-5 replaces u, and what rounding lifts above 2(n+1) is cut off (in float32
     the value at |u| = pi is only as good as that bound).
     """
     m: Any = 2 * (n + 1)
-    u = (omega * t).abs_().clamp_min_(1e-4)
-    quotient = (m * u).sin_().div_(u.sin_())
-    return quotient.clamp_(-m, m).mul_(2 * omega / math.pi)
+    u = (omega * t.to(torch.promote_types(t.dtype, torch.float32))).abs_().clamp_min_(1e-5)
+    quotient = (m * u).sin_().div_(u.sin_())  # 16 bits would not hold the phase m u
+    return quotient.clamp_(-m, m).mul_(2 * omega / math.pi).to(t.dtype)
 
 
 def kept_energy(n: int) -> float:
