@@ -7,7 +7,7 @@ augment = data.augment.Compose(data.augment.RandomCrop(4), data.augment.RandomFl
 for inputs, labels in train.batches(128, generator=seeds.generator(0), augment=augment): ...
 """
 
-from compactnets.data import augment, drawn, resize, shapes32, super_resolution
+from compactnets.data import augment, corruptions, drawn, resize, shapes32, super_resolution
 from compactnets.data.fetching import FetchError, NotEnoughSpace, fetch
 from compactnets.data.images import ImageSet, tuning_split
 from compactnets.data.loading import load
@@ -28,6 +28,7 @@ __all__ = [
     "Verification",
     "augment",
     "clear_test_reads",
+    "corruptions",
     "datasets",
     "drawn",
     "fetch",
