@@ -25,7 +25,7 @@ RECIPES: dict[str, dict] = {
 def binary_recipe(profile: str) -> Recipe:
     """Adam 1e-3 along a cosine to 0, batch 128, crop and flip: for every method and network."""
     return Recipe(
-        epochs=profiles.pick(profile, smoke=1, quick=1, standard=3, full=120),
+        epochs=profiles.pick(profile, smoke=1, quick=1, standard=2, full=120),
         batch=profiles.pick(profile, smoke=32, quick=64, standard=128, full=128),
         optimizer="adam",
         lr=1e-3,
