@@ -4,11 +4,12 @@ A map is (images, heads, queries, keys), each row a distribution over keys; maps
 per block, in the network's order.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compactnets.method import Hook, Progress
@@ -42,23 +43,38 @@ def seen(network: nn.Module, part: str, inputs: bool = False) -> Iterator[list[T
             handle.remove()
 
 
+class Kept(nn.Module):
+    """A module that leaves its last output in `last`, for the network around it to take."""
+
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner, self.last = inner, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.inner(x)
+        return self.last
+
+
 class WithMaps(nn.Module):
     """A network that also returns its attention maps: {"logits", "maps"}.
 
-    always=False: only in training mode; in evaluation mode the logits alone.
+    The network is taken as it is, not copied, and its softmaxes are wrapped. always=False: only in
+    training mode; in evaluation mode the logits alone.
     """
 
     def __init__(self, network: nn.Module, always: bool = True):
         super().__init__()
-        attentions(network)  # refuses a network that has none
+        for attention in attentions(network):
+            attention.softmax = Kept(attention.softmax)  # type: ignore[arg-type]
         self.network, self.always = network, always
 
     def forward(self, images: Tensor) -> Any:
-        if not (self.always or self.training):
-            return self.network(images)
-        with seen(self.network, "softmax") as maps:
-            logits = self.network(images)
-        return {"logits": logits, "maps": maps}
+        logits = self.network(images)
+        kept = [module for module in self.network.modules() if isinstance(module, Kept)]
+        maps = [module.last for module in kept]
+        for module in kept:
+            module.last = None  # or the graph would live on, and the network could not be copied
+        return {"logits": logits, "maps": maps} if self.always or self.training else logits
 
 
 def _same_maps(student: Tensor, teacher: Tensor) -> None:
@@ -165,25 +181,53 @@ def compare(student: nn.Module, teacher: nn.Module, images: Tensor) -> list[dict
     return lines
 
 
-def gradient_norms(network: nn.Module, loss: Tensor, maps: Sequence[Tensor]) -> list[float]:
-    """||dL/d map|| of each map of one forward pass; the graph is kept for another call."""
-    return [float(g.norm()) for g in torch.autograd.grad(loss, list(maps), retain_graph=True)]
+def gradient_norms(
+    student: nn.Module, images: Tensor, labels: Tensor
+) -> list[tuple[float, float]]:
+    """(behind, before) the attention map's quantizer: ||dL/dA_hat|| and ||dL/dA|| of each block.
+
+    L is the cross-entropy of the logits in evaluation mode; without a quantizer both are equal.
+    """
+    with seen(student, "attn_act", inputs=True) as before, seen(student, "attn_act") as after:
+        loss = F.cross_entropy(student(images), labels)
+    both = torch.autograd.grad(loss, [*after, *before])
+    norms = [float(g.norm()) for g in both]
+    return list(zip(norms[: len(after)], norms[len(after) :], strict=True))
 
 
 class AttentionMeter(Hook):
-    """compare() at the end of each epoch, on fixed images, under "attention" in the history."""
+    """compare() at the start and several times an epoch, on fixed images, in the history.
 
-    def __init__(self, images: Tensor, teacher: nn.Module):
-        self._images, self._teacher = images, teacher
+    The epoch's line gets "attention": a list of {"step", "block", "head", ...}.
+    """
+
+    def __init__(self, images: Tensor, teacher: nn.Module, per_epoch: int = 4):
+        if per_epoch < 1:
+            raise ValueError(f"per_epoch must be at least 1, got {per_epoch}")
+        self.per_epoch = per_epoch
+        self._images, self._teacher, self._lines = images, teacher, []
+
+    def start(self, progress: Progress) -> None:
+        self._lines = []
+        self._read(progress)
+
+    def after_step(self, progress: Progress) -> None:
+        every = max(progress.steps_per_epoch // self.per_epoch, 1)
+        if progress.step % every == 0:
+            self._read(progress)
 
     def epoch_end(self, progress: Progress) -> dict[str, Any]:
+        lines, self._lines = self._lines, []
+        return {"attention": lines}
+
+    def _read(self, progress: Progress) -> None:
         modes = [(module, module.training) for module in progress.model.modules()]
         progress.model.eval()
         device = next(progress.model.parameters()).device
         teacher = self._teacher.to(device).eval()
         try:
-            lines = compare(progress.model, teacher, self._images.to(device))
+            found = compare(progress.model, teacher, self._images.to(device))
         finally:
             for module, training in modes:
                 module.training = training
-        return {"attention": lines}
+        self._lines += [{"step": progress.step, **line} for line in found]

@@ -28,36 +28,43 @@ def per_head(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x.dtype).view(-1, 1, 1)
 
 
+def levels(x: Tensor, alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """(upper, lower) value of head_binarize for each head: alpha (+-1 - round(z)), (heads, 1, 1)."""
+    return per_head(alpha * (1 - z.round()), x), per_head(-alpha * (1 + z.round()), x)
+
+
 def window(x: Tensor, alpha: Tensor, z: Tensor) -> Tensor:
     """Where gradients pass, |x / alpha_h + round(z_h)| <= 1: a mask of x's shape (B, heads, ., .).
 
-    alpha, z (heads,), alpha > 0. With z = 0 that is |x| <= alpha_h, with z = -1 it is
-    0 <= x <= 2 alpha_h.
+    That is: between the two levels. With z = 0 it says |x| <= alpha_h, with z = -1
+    0 <= x <= 2 alpha_h. alpha > 0 and z (heads,).
     """
-    return (x / per_head(alpha, x) + per_head(z.round(), x)).abs() <= 1
+    upper, lower = levels(x, alpha, z)
+    return (x >= lower) & (x <= upper)
 
 
 def gradients(g: Tensor, x: Tensor, alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Straight-through gradients of head_binarize for x, alpha and z, from g = dL/dx_hat.
 
-    With u = x / alpha + round(z), elementwise before the sums over each head:
+    With 1[.] the window and sums over all elements of a head:
 
-        dx_hat/dx = 1[|u| <= 1],  dx_hat/dalpha = sign(u) - round(z) - x / alpha 1[|u| <= 1],
-        dx_hat/dz = alpha (1[|u| <= 1] - 1).
+        dx = g 1[.],   dalpha = sum(g x_hat - g 1[.] x) / alpha,   dz = alpha sum(g 1[.] - g).
     """
-    a, offset = per_head(alpha, x), per_head(z.round(), x)
-    u = x / a + offset
-    passed = g * (u.abs() <= 1)
-    of_alpha = (g * (hard_sign(u) - offset) - passed * (u - offset)).sum(dim=(0, 2, 3))
+    passed = g * window(x, alpha, z)
+    x_hat = _two_levels(x, alpha, z)
+    of_alpha = (g * x_hat - passed * x).sum(dim=(0, 2, 3)) / alpha
     of_z = alpha * (passed - g).sum(dim=(0, 2, 3))
     return passed, of_alpha.to(alpha.dtype), of_z.to(z.dtype)
+
+
+def _two_levels(x: Tensor, alpha: Tensor, z: Tensor) -> Tensor:
+    return torch.where(x >= per_head(-alpha * z.round(), x), *levels(x, alpha, z))
 
 
 class _HeadBinarize(torch.autograd.Function):
     @staticmethod
     def forward(x, alpha, z):
-        a, offset = per_head(alpha, x), per_head(z.round(), x)
-        return a * (hard_sign(x / a + offset) - offset)
+        return _two_levels(x, alpha, z)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -65,15 +72,18 @@ class _HeadBinarize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, g: Tensor):
-        return gradients(g, *ctx.saved_tensors)
+        x, alpha, z = ctx.saved_tensors
+        if not any(ctx.needs_input_grad[1:]):  # nothing to learn: one pass in place of five
+            return g * window(x, alpha, z), None, None
+        return gradients(g, x, alpha, z)
 
 
 def head_binarize(x: Tensor, alpha: Tensor, z: Tensor) -> Tensor:
     """x_hat = alpha_h (sign(clamp(x / alpha_h + round(z_h), -1, 1)) - round(z_h)), like x.
 
-    x (B, heads, N, M) float; alpha > 0 and z (heads,). Two values per head: +-alpha with z = 0;
-    0 and 2 alpha, on either side of the threshold alpha, with z = -1. sign(0) = +1. Gradients as
-    in `gradients`. ValueError for shapes that do not fit.
+    x (B, heads, N, M) float; alpha > 0 and z (heads,). Two levels per head, alpha (1 - round(z))
+    from the threshold -alpha round(z) on and -alpha (1 + round(z)) below: +-alpha with z = 0, and
+    2 alpha and 0 with z = -1. Gradients as in `gradients`. ValueError for shapes that do not fit.
     """
     if x.dim() != 4 or alpha.shape != x.shape[1:2] or z.shape != alpha.shape:
         raise ValueError(
@@ -151,7 +161,7 @@ def distillation_loss(
     kappa: float = 0.5,
     rank_weight: float = 0.0,
     kl_weight: float = 0.0,
-    keys: int | None = 16,
+    keys: int | None = 8,
 ) -> Tensor:
     """(1 - kappa) CE(p, y) + kappa CE(p, argmax p^T) + rank_weight L_rank + kl_weight KL, nats.
 
