@@ -93,6 +93,21 @@ def head_binarize(x: Tensor, alpha: Tensor, z: Tensor) -> Tensor:
     return _HeadBinarize.apply(x, alpha, z)
 
 
+def short(scale: Tensor) -> Tensor:
+    """Rounded to 8 bits of mantissa, so that float32 adds up 2^8 products of two scales exactly.
+
+    Then a sum of signs that is 0 is 0 in any order of summation, and its sign +1 on every machine.
+    """
+    return scale.bfloat16().to(scale.dtype)
+
+
+class ShortScale(AnalyticScale):
+    """w_hat = beta_o sign(w), beta_o the mean of |w| of an output, in 8 bits of mantissa."""
+
+    def scale(self, w: Tensor) -> Tensor:
+        return short(super().scale(w))
+
+
 class HeadBinarizer(nn.Module):
     """head_binarize with a scale and an offset of each head, (B, heads, N, M) -> the same.
 
@@ -126,8 +141,8 @@ class HeadBinarizer(nn.Module):
             self.z.copy_(0.1 * (x.min() + self.alpha))
 
     def positive_alpha(self) -> Tensor:
-        """max(alpha, 1e-6); the gradient passes, so that a scale pushed below comes back."""
-        return self.alpha + (self.alpha.clamp_min(SMALLEST) - self.alpha).detach()
+        """max(alpha, 1e-6) with 8 bits of mantissa; the gradient passes unchanged."""
+        return short(self.alpha.detach().clamp_min(SMALLEST)) + (self.alpha - self.alpha.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         share = max(x.numel(), 1) ** -0.5
@@ -235,7 +250,9 @@ class BiViT:
         if not self.bias:
             layer.bias = None  # type: ignore[assignment]
         signs = nn.Identity() if self.attention == "real" else Sign(Polynomial())
-        return BinaryLinear(layer, lambda w: AnalyticScale(), shift=False, activation=signs)
+        binary = BinaryLinear(layer, lambda w: ShortScale(), shift=False, activation=signs)
+        binary.method = type(self).__name__
+        return binary
 
     def _binarize_attention(self, attention: Any) -> None:
         heads, width = attention.heads, attention.qkv.in_features // attention.heads
@@ -272,10 +289,13 @@ class BiViT:
         return ()
 
     def deploy(self, model: nn.Module) -> nn.Module:
-        """The trained network with its linear layers on packed bits (binary.deploy)."""
+        """The trained network with its linear layers on packed bits (binary.deploy).
+
+        The products of attention stay floating-point products of few values (attention_bits).
+        """
         from compactnets.binary.deploy import deploy  # here: kernels must not enter training's key
 
-        return deploy(model.network if isinstance(model, WithMaps) else model)
+        return deploy(model.network if isinstance(model, WithMaps) else model, self)
 
 
 def head_binarizers(network: nn.Module) -> list[HeadBinarizer]:
