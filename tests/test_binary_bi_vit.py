@@ -152,7 +152,9 @@ def test_tau_counts_pairs_and_takes_ties_for_lost():
     teacher = torch.tensor([3.0, 2.0, 1.0, 0.0])
     rows = {(3, 2, 1, 0): 1, (2, 3, 1, 0): 2 / 3, (1, 1, 1, 1): -1, (1, 1, 0, -1): 2 / 3}
     for row, tau in rows.items():
-        assert float(attention.kendall_tau(torch.tensor(row).float(), teacher)) == pytest.approx(tau)
+        assert float(attention.kendall_tau(torch.tensor(row).float(), teacher)) == pytest.approx(
+            tau
+        )
 
 
 def test_drawn_keys_estimate_the_ranking_loss_without_bias():
@@ -191,7 +193,7 @@ def test_overlap_and_entropy_of_rows():
     ],
 )
 def test_bad_rows_and_counts_are_refused(call):
-    with pytest.raises(ValueError, match="keys|k must|per_epoch"):
+    with pytest.raises(ValueError, match=r"keys|k must|per_epoch"):
         call(torch.zeros(2, 8))
 
 
@@ -290,7 +292,7 @@ def test_the_optimizer_gets_every_learned_parameter_once(real, images):
 
 
 def test_bad_options_networks_and_states_are_refused(real, images):
-    for option in (dict(scale="big"), dict(offset="none"), dict(attention="linear")):
+    for option in ({"scale": "big"}, {"offset": "none"}, {"attention": "linear"}):
         with pytest.raises(ValueError, match="must be one of"):
             BiViT(**option)
     with pytest.raises(TypeError, match="no attention"):
@@ -357,12 +359,22 @@ class Images:
 def test_training_is_deterministic_moves_scales_and_meters_attention(real, images):
     recipe = Recipe(epochs=2, batch=4, optimizer="adamw", lr=1e-2, precision="fp32", compile=False)
     teacher = WithMaps(copy.deepcopy(real)).eval()
-    loss = partial(bi_vit.distillation_loss, rank_weight=0.5, kl_weight=0.1)
+    loss = partial(attention.distillation_loss, rank_weight=0.5, kl_weight=0.1)
 
     def run():
         meter = attention.AttentionMeter(images[:2], real, per_epoch=2)
-        job = dict(method=BiViT(), teacher=teacher, loss=loss, hooks=[meter], example=images)
-        return fit(real, Images(images), recipe, seed=0, cache=False, **job)
+        return fit(
+            real,
+            Images(images),
+            recipe,
+            seed=0,
+            method=BiViT(),
+            teacher=teacher,
+            loss=loss,
+            hooks=[meter],
+            example=images,
+            cache=False,
+        )
 
     one, two = run(), run()
     state = one.model.state_dict()
@@ -396,7 +408,7 @@ def operations(model, size):
 
 def test_deit_tiny_costs_what_was_counted_by_hand():
     costs, patch = operations(deit_tiny(distilled=True), 224)
-    by_kind = {k: sum(l.macs for l in costs if l.kind == k) for k in ("BinaryLinear", "Attention")}
+    by_kind = {k: sum(c.macs for c in costs if c.kind == k) for k in ("BinaryLinear", "Attention")}
     assert by_kind == {"BinaryLinear": 1_051_066_368, "Attention": 180_652_032}
     assert patch == 28_901_376 and costs.real_macs - patch == 384_000
     assert costs.bops() == 1_231_718_400

@@ -116,6 +116,34 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return (p * (p.log() - q.log())).sum(-1).mean()
 
 
+def distillation_loss(
+    output: Any,
+    target: Tensor,
+    teacher: Any,
+    *,
+    kappa: float = 0.5,
+    rank_weight: float = 0.0,
+    kl_weight: float = 0.0,
+    keys: int | None = 8,
+) -> Tensor:
+    """(1 - kappa) CE(p, y) + kappa CE(p, argmax p^T) + rank_weight L_rank + kl_weight KL, nats.
+
+    output, teacher: {"logits", "maps"} of WithMaps; maps of all blocks count equally. The first
+    two terms are the released code's hard distillation, there with a head for each.
+    """
+    logits = output["logits"]
+    hard = teacher["logits"].argmax(dim=-1)
+    loss = (1 - kappa) * F.cross_entropy(logits, target) + kappa * F.cross_entropy(logits, hard)
+    maps = list(zip(output["maps"], teacher["maps"], strict=True))
+    if rank_weight:
+        order = [ranking_loss(mine, wanted, keys=keys) for mine, wanted in maps]
+        loss = loss + rank_weight * torch.stack(order).mean()
+    if kl_weight:
+        gap = [divergence(mine, wanted) for mine, wanted in maps]
+        loss = loss + kl_weight * torch.stack(gap).mean()
+    return loss
+
+
 def kendall_tau(student: Tensor, teacher: Tensor) -> Tensor:
     """1 - 2 (discordant pairs) / (pairs) of each row: (..., N) twice -> (...), in [-1, 1].
 
@@ -184,9 +212,7 @@ def compare(student: nn.Module, teacher: nn.Module, images: Tensor) -> list[dict
     return lines
 
 
-def gradient_norms(
-    student: nn.Module, images: Tensor, labels: Tensor
-) -> list[tuple[float, float]]:
+def gradient_norms(student: nn.Module, images: Tensor, labels: Tensor) -> list[tuple[float, float]]:
     """(behind, before) the attention map's quantizer: ||dL/dA_hat|| and ||dL/dA|| of each block.
 
     L is the cross-entropy of the logits in evaluation mode; without a quantizer both are equal.

@@ -43,7 +43,10 @@ def packed_mixture(chosen: Tensor, v: Tensor) -> Tensor:
     if chosen.dtype is not torch.bool:
         raise TypeError(f"chosen must be bool, got {chosen.dtype}")
     if chosen.dim() != 4 or v.dim() != 4 or chosen.shape[:2] + chosen.shape[3:] != v.shape[:3]:
-        raise ValueError(f"{tuple(chosen.shape)} and {tuple(v.shape)} do not fit: (B, H, N, M) (B, H, M, d)")
+        raise ValueError(
+            "chosen must be (B, H, N, M) and v (B, H, M, d); "
+            f"{tuple(chosen.shape)} and {tuple(v.shape)} do not fit"
+        )
     signs = chosen.to(torch.float32) * 2 - 1
     values = torch.where(v >= 0, 1.0, -1.0)
     sums = _product(signs.flatten(0, 1), values.flatten(0, 1).transpose(1, 2))

@@ -2,7 +2,7 @@
 
 A scale and an integer offset per head put queries, keys, values and the attention map into the
 window where the straight-through estimator lets gradients pass; a ranking-aware distillation
-(binary.attention.ranking_loss) keeps the order of keys. Equations: the released Bi_Quant.py.
+(binary.attention) keeps the order of keys. Equations: the released Bi_Quant.py.
 """
 
 import copy
@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compactnets.binary.attention import WithMaps, attentions, divergence, ranking_loss
+from compactnets.binary.attention import WithMaps, attentions
 from compactnets.binary.layers import BinaryLinear, Sign
 from compactnets.binary.scales import AnalyticScale
-from compactnets.binary.ste import Polynomial, hard_sign
+from compactnets.binary.ste import Polynomial
 from compactnets.method import Hook
 
 SMALLEST = 1e-6  # no scale counts as smaller
@@ -29,7 +28,7 @@ def per_head(value: Tensor, x: Tensor) -> Tensor:
 
 
 def levels(x: Tensor, alpha: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-    """(upper, lower) value of head_binarize for each head: alpha (+-1 - round(z)), (heads, 1, 1)."""
+    """(upper, lower) value of head_binarize, alpha (+-1 - round(z)), each (heads, 1, 1)."""
     return per_head(alpha * (1 - z.round()), x), per_head(-alpha * (1 + z.round()), x)
 
 
@@ -166,32 +165,6 @@ class BooleanScores(HeadBinarizer):
 
     def forward(self, x: Tensor) -> Tensor:
         return (super().forward(x) + per_head(self.positive_alpha(), x)) / (2 * x.shape[-1])
-
-
-def distillation_loss(
-    output: Any,
-    target: Tensor,
-    teacher: Any,
-    *,
-    kappa: float = 0.5,
-    rank_weight: float = 0.0,
-    kl_weight: float = 0.0,
-    keys: int | None = 8,
-) -> Tensor:
-    """(1 - kappa) CE(p, y) + kappa CE(p, argmax p^T) + rank_weight L_rank + kl_weight KL, nats.
-
-    output, teacher: {"logits", "maps"} of WithMaps; maps of all blocks count equally. The first
-    two terms are the released code's hard distillation, there with a head for each.
-    """
-    logits = output["logits"]
-    hard = teacher["logits"].argmax(dim=-1)
-    loss = (1 - kappa) * F.cross_entropy(logits, target) + kappa * F.cross_entropy(logits, hard)
-    pairs = list(zip(output["maps"], teacher["maps"], strict=True))
-    if rank_weight:
-        loss = loss + rank_weight * sum(ranking_loss(s, t, keys=keys) for s, t in pairs) / len(pairs)
-    if kl_weight:
-        loss = loss + kl_weight * sum(divergence(s, t) for s, t in pairs) / len(pairs)
-    return loss
 
 
 @dataclass(frozen=True)
