@@ -331,7 +331,12 @@ def test_the_deployed_network_computes_the_trained_outputs(real, images, method)
     deployed = method.deploy(student)
     with torch.inference_mode():
         assert torch.allclose(deployed(images), student(images), atol=1e-4)
-    assert not any(isinstance(m, BinaryLinear) for m in deployed.modules())
+    trained_parts = (
+        BinaryLinear,
+        attention.Kept,
+        *(() if method.attention == "scores" else (HeadBinarizer,)),
+    )
+    assert not any(isinstance(m, trained_parts) for m in deployed.modules())
 
 
 class Images:

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from compactnets.binary.attention import WithMaps, attentions
+from compactnets.binary.attention import Kept, WithMaps, attentions
+from compactnets.binary.convert import replace
 from compactnets.binary.layers import BinaryLinear, Sign
 from compactnets.binary.scales import AnalyticScale
 from compactnets.binary.ste import Polynomial
@@ -156,6 +157,25 @@ class HeadBinarizer(nn.Module):
         return f"{len(self.alpha)}, scale={self.scale!r}, offset={self.offset}, map={self.is_map}"
 
 
+class TwoLevels(nn.Module):
+    """A trained HeadBinarizer for inference: one comparison; (B, heads, N, M) -> the same."""
+
+    threshold: Tensor
+    upper: Tensor
+    lower: Tensor
+
+    def __init__(self, trained: HeadBinarizer):
+        super().__init__()
+        alpha, z = trained.positive_alpha().detach(), trained.z.detach()
+        upper, lower = levels(alpha, alpha, z)
+        self.register_buffer("threshold", per_head(-alpha * z.round(), alpha))
+        self.register_buffer("upper", upper)
+        self.register_buffer("lower", lower)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x >= self.threshold, self.upper, self.lower)
+
+
 class BooleanScores(HeadBinarizer):
     """Attention without softmax: alpha_h 1[S >= 0] / N of scores S (B, heads, N, N).
 
@@ -216,8 +236,7 @@ class BiViT:
     def _binarize_linear(self, block: nn.Module) -> None:
         for name, layer in list(block.named_modules()):
             if isinstance(layer, nn.Linear):
-                parent, _, child = name.rpartition(".")
-                setattr(block.get_submodule(parent), child, self._binary(layer))
+                replace(block, name, self._binary(layer))
 
     def _binary(self, layer: nn.Linear) -> nn.Module:
         if not self.bias:
@@ -262,13 +281,20 @@ class BiViT:
         return ()
 
     def deploy(self, model: nn.Module) -> nn.Module:
-        """The trained network with its linear layers on packed bits (binary.deploy).
+        """The trained network with its linear layers on packed bits (binary.deploy), its
+        quantizers as comparisons.
 
         The products of attention stay floating-point products of few values (attention_bits).
         """
         from compactnets.binary.deploy import deploy  # here: kernels must not enter training's key
 
-        return deploy(model.network if isinstance(model, WithMaps) else model, self)
+        network = deploy(model.network if isinstance(model, WithMaps) else model, self)
+        for name, module in list(network.named_modules()):
+            if isinstance(module, Kept):
+                replace(network, name, module.inner)
+            elif type(module) is HeadBinarizer:
+                replace(network, name, TwoLevels(module))
+        return network
 
 
 def head_binarizers(network: nn.Module) -> list[HeadBinarizer]:
