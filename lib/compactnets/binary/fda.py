@@ -174,9 +174,14 @@ class WrongSign(Hook):
         signs = {n: m.activation for n, m in binary_layers(progress.model)}
         signs = {n: m for n, m in signs.items() if isinstance(m, FourierSign)}
         inputs = _inputs(progress.model, signs, self._images)
+
+        def slope(m: FourierSign) -> Fourier:  # of this epoch: Advance has set the next one by now
+            terms, _ = m.plan(progress.epoch, progress.epochs)
+            return Fourier(terms, m.omega, m.options.clip)
+
         weights = {n: standardized(progress.model.get_submodule(n).weight) for n in signs}  # type: ignore[arg-type]
         wrong = [
-            {n: float((m.slope()(t[n]) < 0).double().mean()) for n, m in signs.items()}
+            {n: float((slope(m)(t[n]) < 0).double().mean()) for n, m in signs.items()}
             for t in (inputs, weights)
         ]
         counts = torch.histc(inputs[self.layer].float(), 64, -8, 8).tolist()
