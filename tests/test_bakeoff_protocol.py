@@ -100,7 +100,7 @@ def test_a_step_of_training_moves_the_weights_and_stays_finite(name):
     run = fit(
         start,
         TRAIN,
-        bakeoff.binary_recipe("smoke"),
+        bakeoff.binary_recipe("ResNet-20", "smoke"),
         seed=0,
         method=bakeoff.method(name, 0),
         cache=False,

@@ -7,7 +7,7 @@ from torch import nn
 
 from compactnets import data, profiles
 from compactnets.bakeoff.methods import method
-from compactnets.bakeoff.networks import network
+from compactnets.bakeoff.networks import RESNET, network
 from compactnets.binary.oscillation import OscillationMeter
 from compactnets.data import ImageSet
 from compactnets.data.corruptions import corrupted
@@ -22,8 +22,12 @@ RECIPES: dict[str, dict] = {
 }
 
 
-def binary_recipe(profile: str) -> Recipe:
-    """Adam 1e-3 along a cosine to 0, batch 128, crop and flip: for every method and network."""
+def binary_recipe(kind: str, profile: str) -> Recipe:
+    """Adam 1e-3 along a cosine to 0, batch 128, crop and flip: for every method and network.
+
+    The kind decides only what is compiled: runs this short pay for it where layers are many.
+    """
+    many_layers = kind == RESNET
     return Recipe(
         epochs=profiles.pick(profile, smoke=1, quick=1, standard=2, full=120),
         batch=profiles.pick(profile, smoke=32, quick=64, standard=128, full=128),
@@ -31,7 +35,7 @@ def binary_recipe(profile: str) -> Recipe:
         lr=1e-3,
         schedule="cosine",
         augment=data.augment.Compose(data.augment.RandomCrop(4), data.augment.RandomFlip()),
-        compile=profiles.pick(profile, smoke=False, quick=False, standard=True, full="auto"),
+        compile=profiles.pick(profile, smoke=False, quick=False, standard=many_layers, full="auto"),
     )
 
 
@@ -42,7 +46,7 @@ def binary_job(
     return Job(
         start,
         train,
-        binary_recipe(profile),
+        binary_recipe(kind, profile),
         seed,
         method=method(name, seed),
         hooks=(OscillationMeter(),),
@@ -62,7 +66,7 @@ def recipe_job(
     return Job(
         network(kind, profile, seed),
         train,
-        replace(binary_recipe(profile), **RECIPES[recipe]),
+        replace(binary_recipe(kind, profile), **RECIPES[recipe]),
         seed,
         method=method(name, seed) if name else None,
         name=f"{kind}, {name or 'full precision'}, {recipe}, seed {seed}",
