@@ -72,8 +72,12 @@ def _source(thing: Any) -> str:
 
 
 def _imported(name: str) -> set[str]:
-    """Modules of this package whose objects a module holds in its namespace."""
-    values = vars(sys.modules[name]).values()
+    """Modules of this package whose objects a module holds in its namespace.
+
+    Names in double underscores are left out: torch.compile puts modules under such names into the
+    namespaces it has traced, and a key must not depend on what was compiled before.
+    """
+    values = [v for key, v in vars(sys.modules[name]).items() if not key.startswith("__")]
     names = {v.__name__ if inspect.ismodule(v) else getattr(v, "__module__", None) for v in values}
     return {n for n in names if isinstance(n, str) and n.startswith("compactnets.")}
 
