@@ -162,6 +162,16 @@ def test_the_key_changes_with_the_code_that_trains_and_with_that_of_the_method(m
     assert cache.code_digest([ReBNN()]) == before != cache.code_digest([toy_net()])
 
 
+def test_the_key_does_not_see_what_compiling_leaves_in_a_namespace(monkeypatch):
+    before = key()
+    traced = importlib.import_module("compactnets.binary.rebnn")
+    assert "compactnets.models.vgg" not in cache._imported(traced.__name__)
+    monkeypatch.setattr(traced, "__import_compactnets_dot_vgg", models.vgg_small, raising=False)
+    assert key() == before
+    monkeypatch.setattr(traced, "vgg_small", models.vgg_small, raising=False)  # a real import
+    assert key() != before
+
+
 @pytest.mark.parametrize("file", ["model.safetensors", "run.json"])
 def test_a_truncated_checkpoint_is_set_aside_with_a_warning_and_made_anew(store, file):
     first = cached(store)
