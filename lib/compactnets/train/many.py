@@ -11,10 +11,12 @@ import pickle
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from lightning_fabric import Fabric
 from tqdm.auto import tqdm
 
 from compactnets.train.cache import CheckpointCache
@@ -39,13 +41,31 @@ def fit_many(
     """
     cache = cache or CheckpointCache()
     fabrics = [make_fabric(job.recipe) for job in jobs]
-    keys = [prepare(job, fabric)[1] for job, fabric in zip(jobs, fabrics, strict=True)]
-    todo = {k: j for k, j in zip(keys, jobs, strict=True) if not cache.has(k)}
     if at_once is None:
         on_gpu = bool(fabrics) and fabrics[0].device.type == "cuda"
         at_once = RUNS_PER_GPU * torch.cuda.device_count() if on_gpu else torch.get_num_threads()
     if at_once < 1:
         raise ValueError(f"at_once must be at least 1, got {at_once}")
+    # A method that calibrates sums up differently on more threads; the key would not be the worker's.
+    with _threads(torch.get_num_threads() if at_once == 1 else 1):
+        return _through_cache(jobs, fabrics, at_once, cache)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _through_cache(
+    jobs: Sequence[Job], fabrics: Sequence[Fabric], at_once: int, cache: CheckpointCache
+) -> list[Run]:
+    keys = [prepare(job, fabric)[1] for job, fabric in zip(jobs, fabrics, strict=True)]
+    todo = {k: j for k, j in zip(keys, jobs, strict=True) if not cache.has(k)}
     if len(todo) > 1 and at_once > 1:
         _train_in_workers(list(todo.values()), min(at_once, len(todo)), cache.folder)
     runs, failed = [], []
