@@ -1,12 +1,14 @@
 """Many trainings at once: the same networks as one by one, failures and resumption."""
 
 import pytest
+import torch
 
 from compactnets import train
 from compactnets.binary import ReBNN
 from compactnets.train import CheckpointCache, Job, many
 from compactnets.train.many import TrainingFailed
 from train_toys import (
+    CountsThreads,
     one_thread,  # noqa: F401
     same_state,
     toy_images,
@@ -53,3 +55,14 @@ def test_no_jobs_are_no_runs_and_at_once_is_checked(tmp_path):
     assert train.fit_many([], cache=CheckpointCache(tmp_path)) == []
     with pytest.raises(ValueError, match="at_once must be at least 1, got 0"):
         train.fit_many([job(0)], at_once=0, cache=CheckpointCache(tmp_path))
+
+
+def test_runs_of_workers_are_found_again_when_a_method_depends_on_the_number_of_threads(tmp_path):
+    cache, method = CheckpointCache(tmp_path), CountsThreads()
+    jobs = [
+        Job(toy_net(), toy_images(32), toy_recipe(epochs=1), seed, method=method) for seed in (0, 1)
+    ]
+    torch.set_num_threads(2)  # the fixture sets it back
+    runs = train.fit_many(jobs, at_once=2, cache=cache)
+    assert all(run.cached for run in runs) and torch.get_num_threads() == 2
+    assert [float(run.model.threads) for run in runs] == [1.0, 1.0]

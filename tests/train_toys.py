@@ -117,3 +117,21 @@ class Log(Hook):
 def _gradients(parameters: Any) -> list[Tensor]:
     found: Sequence[Tensor | None] = [p.grad for p in parameters]
     return [g.clone() for g in found if g is not None]
+
+
+class CountsThreads:
+    """A method whose start depends on the number of threads, as that of one that calibrates may."""
+
+    def prepare(self, model: nn.Module, example: Tensor) -> nn.Module:
+        model = toy_net()
+        model.register_buffer("threads", torch.tensor(float(torch.get_num_threads())))
+        return model
+
+    def hooks(self) -> tuple[Hook, ...]:
+        return ()
+
+    def deploy(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def __repr__(self) -> str:
+        return "CountsThreads()"

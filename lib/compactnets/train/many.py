@@ -46,8 +46,9 @@ def fit_many(
         at_once = RUNS_PER_GPU * torch.cuda.device_count() if on_gpu else torch.get_num_threads()
     if at_once < 1:
         raise ValueError(f"at_once must be at least 1, got {at_once}")
-    # A method that calibrates sums up differently on more threads; the key would not be the worker's.
-    with _threads(torch.get_num_threads() if at_once == 1 else 1):
+    # A method that calibrates adds up in another order on more threads; its key would differ.
+    alone = at_once == 1 or len(jobs) == 1
+    with _threads(torch.get_num_threads() if alone else 1):
         return _through_cache(jobs, fabrics, at_once, cache)
 
 
