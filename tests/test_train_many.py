@@ -1,5 +1,7 @@
 """Many trainings at once: the same networks as one by one, failures and resumption."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -57,7 +59,10 @@ def test_no_jobs_are_no_runs_and_at_once_is_checked(tmp_path):
         train.fit_many([job(0)], at_once=0, cache=CheckpointCache(tmp_path))
 
 
-def test_runs_of_workers_are_found_again_when_a_method_depends_on_the_number_of_threads(tmp_path):
+def test_runs_of_workers_are_found_again_when_a_method_depends_on_the_number_of_threads(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers unpickle the method
     cache, method = CheckpointCache(tmp_path), CountsThreads()
     jobs = [
         Job(toy_net(), toy_images(32), toy_recipe(epochs=1), seed, method=method) for seed in (0, 1)
