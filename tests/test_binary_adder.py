@@ -431,7 +431,7 @@ def test_operations_of_the_imagenet_network():
     assert cost.count(react_resnet_imagenet(18), torch.zeros(1, 3, 224, 224)).macs == 1_814_073_344
 
 
-def test_energies_per_multiply_add_are_the_dossiers():
+def test_energies_per_multiply_add_are_the_tables():
     one = {k: hardware.of_terms(k, 1) for k in ("CNN", "adder")}
     for number, cnn, adder, saved in (
         ("fp32", 4.6, 1.8, 60.9),

@@ -1,4 +1,4 @@
-"""The papers' and dossiers' worked numbers, each by building the network and counting it."""
+"""Worked numbers, of the papers and by hand, each by building the network and counting it."""
 
 import pytest
 import torch

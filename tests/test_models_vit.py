@@ -58,7 +58,7 @@ def test_full_size_networks_have_the_parameters_of_timm(make, options, timm_name
     assert {k: v.shape for k, v in ours.state_dict().items()} == shapes
 
 
-def test_swin_small_has_the_first_and_last_layer_of_the_dossier():
+def test_swin_small_has_the_first_and_last_layer_counted_by_hand():
     model = on_meta(models.swin_small)
     assert model.patch_embed.proj.weight.numel() == 4_608
     assert model.head.weight.numel() == 768_000

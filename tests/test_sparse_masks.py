@@ -164,7 +164,7 @@ def test_finer_blocks_keep_more_of_the_norm(sparsity, seed, width):
 
 
 def test_the_chain_breaks_where_floors_let_a_coarse_pattern_keep_more():
-    # The dossier's counts: 64x64 at p = 0.8, and an 8x5 layer at p = 0.5 (282 of 300 draws).
+    # Counts made before: 64x64 at p = 0.8, and an 8x5 layer at p = 0.5 (282 of 300 draws).
     counts = [n * masks.removed(0.8, 64 * 64 // n) for n in (1, 2, 4, 8, 16)]
     assert counts == [3276, 3276, 3276, 3272, 3264]
     assert [n * masks.removed(0.5, 40 // n) for n in (1, 2, 4, 8)] == [20, 20, 20, 16]
@@ -196,7 +196,7 @@ def preserved(spread: float, draws: int = 100) -> dict[str, Tensor]:
     return {name: torch.tensor(shares) for name, shares in found.items()}
 
 
-# The dossier's replicated means (C5).
+# Replicated means (C5).
 EQUAL_SCALES = {
     **{"kernel": 0.796, "filter": 0.538},
     **{"4": 0.650, "4 sorted": 0.654, "16": 0.575, "16 sorted": 0.583},
@@ -212,12 +212,12 @@ DEVIATIONS = {
 
 
 @pytest.mark.parametrize(("spread", "means"), [(0.0, EQUAL_SCALES), (0.6, SPREAD_SCALES)])
-def test_preserved_norms_are_the_replicated_ones_of_the_dossier(spread, means):
+def test_preserved_norms_are_the_replicated_ones(spread, means):
     shares = preserved(spread)
     for name, mean in means.items():
         deviation = float(shares[name].std())
         # Half a unit of the last digit, and the noise of two means: 1500 draws of ours lie up to
-        # 0.45 deviations from the dossier's means, of which the number of draws is not known.
+        # 0.45 deviations from these means, of which the number of draws is not known.
         assert float(shares[name].mean()) == pytest.approx(mean, abs=5e-4 + 0.5 * deviation), name
         if name in DEVIATIONS[spread]:
             assert deviation == pytest.approx(DEVIATIONS[spread][name], abs=0.003), name

@@ -53,7 +53,7 @@ def test_the_formulas_are_the_bytes_of_the_packed_layers(n, rows, inputs, sparsi
     assert CSRConv2d(weight * mask).cost_bytes() == csr_bytes(n * rows, int(mask.sum()))
 
 
-def test_mobilenet_v2_at_224_has_the_macs_of_the_dossier():
+def test_mobilenet_v2_at_224_has_the_macs_counted_by_hand():
     with torch.device("meta"):
         model = torchvision.models.mobilenet_v2()
         counted = cost.count(model, torch.zeros(1, 3, 224, 224))

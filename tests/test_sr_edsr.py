@@ -18,7 +18,7 @@ def baseline_cost(scale: int) -> cost.Costs:
     return cost.count(net, low)
 
 
-def test_the_baseline_at_x4_costs_what_the_dossier_counts():
+def test_the_baseline_at_x4_costs_what_was_counted_by_hand():
     table = baseline_cost(4)
     blocks = table.select(lambda layer: layer.name.startswith("body."))
     weights = 32 * 64 * 64 * 9

@@ -59,9 +59,9 @@ def deploy_dense(model: nn.Module) -> nn.Module:
 
 
 def _prepacked(conv: nn.Conv2d, limits: dict[str, float]) -> nn.Module:
-    if limits:
-        limits = {"low": limits["low"], "high": limits.get("high", math.inf)}
-    return kernels.PrepackedConv2d(conv, **limits)
+    if not limits:
+        return kernels.PrepackedConv2d(conv)
+    return kernels.PrepackedConv2d(conv, low=limits["low"], high=limits.get("high", math.inf))
 
 
 def _folded(model: nn.Module, make: MakeLayer) -> nn.Module:
