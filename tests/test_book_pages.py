@@ -13,7 +13,7 @@ from compactnets.book import pages, pages_api, pages_board, pages_chapters, page
 from compactnets.book import pages_figures as figures
 from compactnets.book import pages_kernels as kernels
 from compactnets.book import pages_outline as outline
-from compactnets.book.pages_sphinx import plain_docstring
+from compactnets.book.pages_sphinx import book_links, plain_docstring
 from compactnets.study import card
 from compactnets.study.record import Answer, Observation, Part, Provenance, Record
 
@@ -270,6 +270,44 @@ def test_docstrings_reach_the_page_as_they_were_written(line, expected):
 def test_an_indented_block_of_a_docstring_stays_as_it_is():
     lines = ["Say:", "", "    a * b", "", "Done."]
     assert plain_docstring(lines) == ["Say:", "", "", "::", "", "    a * b", "", "Done."]
+
+
+BOOK_FILES = {
+    "errata": "errata.md",
+    "kernels/one-bit": "kernels/one-bit.md",
+    "notebooks/binary/rebnn": "notebooks/binary/rebnn.ipynb",
+    "notebooks/binary/rbonn": "notebooks/binary/rbonn.ipynb",
+}
+
+
+@pytest.mark.parametrize(
+    ("docname", "link", "expected"),
+    [
+        ("notebooks/binary/rbonn", "rebnn.md", "rebnn.ipynb"),
+        ("notebooks/binary/rbonn", "../../book/errata.md#who", "../../errata.md#who"),
+        ("kernels/one-bit", "../../notebooks/binary/rbonn.md", "../notebooks/binary/rbonn.ipynb"),
+        ("kernels/one-bit", "../errata.md", "../errata.md"),
+        ("errata", "kernels/one-bit.md", "kernels/one-bit.md"),
+        ("errata", "nowhere.md", "nowhere.md"),
+        ("errata", "https://example.org/rebnn.md", "https://example.org/rebnn.md"),
+    ],
+)
+def test_a_link_of_the_repository_leads_to_the_same_place_in_the_book(docname, link, expected):
+    text = book_links(f"Of [both]({link}) and f[x](y.md).", docname, BOOK_FILES)
+    assert text == f"Of [both]({expected}) and f[x](y.md)."
+
+
+def test_every_link_between_pages_opens_in_the_repository():
+    root = paths.notebooks_dir().parent
+    pages = [*root.glob("notebooks/*/*.md"), *root.glob("book/**/*.md")]
+    links = [
+        page.parent / target
+        for page in pages
+        for target in re.findall(r"\]\(([^\s():]+\.md)", page.read_text(encoding="utf-8"))
+    ]
+    computed = {root / "book" / "api"}
+    assert links
+    assert [str(f) for f in links if not f.exists() and f.parent not in computed] == []
 
 
 def test_kernel_tables_come_from_files_and_an_empty_one_is_refused(tmp_path):

@@ -1,9 +1,13 @@
-"""Sphinx extension of the book: docstrings are plain text, and pages load nothing from outside."""
+"""Sphinx extension of the book: docstrings are plain text, links are those of the repository, and
+pages load nothing from outside."""
 
+import posixpath
 import re
+from collections.abc import Mapping
 from typing import Any
 
 REMOTE = re.compile(r"^(?:https?:)?//")
+LINK = re.compile(r"\]\((?P<path>[^\s():]+)\.md(?P<anchor>#[^\s()]*)?\)")
 
 
 def plain_docstring(lines: list[str]) -> list[str]:
@@ -35,6 +39,31 @@ def _escaped(line: str) -> str:
     return re.sub(r"(?<=[^\s([{\-/:'\"])(``[^`]+``)|(``[^`]+``)(?=\w)", r"\\ \g<0>\\ ", joined)
 
 
+def book_links(text: str, docname: str, files: Mapping[str, str]) -> str:
+    """Links between the repository's Markdown files as links between the book's pages.
+
+    The book sets book/ and notebooks/ side by side and its notebooks are .ipynb files, so what
+    opens in JupyterLab ([errata](../../book/errata.md), [ReBNN](rebnn.md)) would lead nowhere.
+    text: a page's source (Markdown, or the JSON of a notebook); docname: its name in the book;
+    files: file in the book of each docname. Links to anything else stay as they are.
+    """
+    here = posixpath.dirname(docname if docname.startswith("notebooks/") else f"book/{docname}")
+
+    def linked(match: re.Match[str]) -> str:
+        there = posixpath.normpath(posixpath.join(here, match["path"])).removeprefix("book/")
+        if there not in files:
+            return match[0]
+        path = posixpath.relpath(files[there], posixpath.dirname(docname) or ".")
+        return f"]({path}{match['anchor'] or ''})"
+
+    return LINK.sub(linked, text)
+
+
+def _read(app: Any, docname: str, source: list[str]) -> None:
+    files = {name: str(app.env.doc2path(name, base=False)) for name in app.env.found_docs}
+    source[0] = book_links(source[0], docname, files)
+
+
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     lines[:] = plain_docstring(lines)
 
@@ -59,6 +88,7 @@ def _local_only(app: Any, page: str, template: str, context: dict, doctree: Any)
 
 def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
+    app.connect("source-read", _read)
     app.connect("autodoc-process-docstring", _process)
     app.connect("html-page-context", _local_only, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
