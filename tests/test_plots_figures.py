@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compactnets import plots, stats
+from compactnets.plots import look
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +111,21 @@ def test_pareto_names_every_point():
     (ax,) = plots.pareto(frame, "macs", "acc", "net").axes
     assert [text.get_text() for text in ax.texts] == ["a", "b", "c"]
     assert ax.get_xscale() == "log"
+
+
+def test_pareto_of_many_names_them_in_a_legend_and_shows_the_spread():
+    frame = pd.DataFrame({"macs": [1, 1, 3], "acc": [80, 82, 85], "net": ["a", "a", "b"]})
+    (ax,) = plots.pareto(frame, "macs", "acc", "net", beside=False, log=False).axes
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert not ax.texts
+    assert len(ax.containers) == 1  # one seed has no interval
+    assert ax.get_xscale() == "linear"
+
+
+def test_series_look_different_beyond_the_palette():
+    marks = [look.mark(i) for i in range(49)]
+    assert len({(color, marker) for color, marker, _ in marks}) == 49
+    assert len({(color, str(dash)) for color, _, dash in marks}) == 49
 
 
 def test_images_are_shown_as_they_are():

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from compactnets import stats
-from compactnets.plots.look import DASHES, HEIGHT, INK, MARKERS, PALETTE, canvas, theme
+from compactnets.plots.look import HEIGHT, INK, PALETTE, canvas, mark, theme
 
 
 @theme()
@@ -34,7 +35,7 @@ def lines(
     for i, (name, group) in enumerate(_groups(frame, by)):
         found = {at: stats.mean_interval(values) for at, values in sorted(_split(group, x, y))}
         at, means = list(found), np.array([one.mean for one in found.values()])
-        color, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
+        color, _, dash = mark(i)
         ax.plot(at, means, color=color, linestyle=dash, label=name)
         halves = np.array([0.0 if one.n == 1 else one.half_width for one in found.values()])
         if halves.any():
@@ -68,8 +69,8 @@ def points(
     groups = _groups(frame, by)
     for i, (label, group) in enumerate(groups):
         shift = (i - (len(groups) - 1) / 2) * 0.6 / len(groups)
-        look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)]}
-        look["marker"] = MARKERS[i % len(MARKERS)]
+        color, marker, _ = mark(i)
+        look: dict[str, Any] = {"color": color, "marker": marker}
         for name, values in _split(group, row, value):
             _interval(ax, values, names.index(name) + shift, look)
         ax.plot([], [], linestyle="none", label=label, **look)
@@ -165,16 +166,20 @@ def pareto(
     xlabel: str | None = None,
     ylabel: str | None = None,
     log: bool = True,
+    beside: bool = True,
     title: str = "",
 ) -> Figure:
-    """Means per label: cost to the right, value up, the front of the best ones joined."""
+    """Means per label: cost to the right, value up, the front of the best ones joined.
+
+    beside: names beside the points; False gives each label its own mark and a legend, for points
+    that lie close together. Values of several rows get their 95 % t interval.
+    """
     _check(frame, cost, value, label)
     figure, ax = _axes(ax)
     names = [name for name, _ in _split(frame, label, cost)]
-    costs, values = (
-        [float(np.mean(all_of)) for _, all_of in _split(frame, label, column)]
-        for column in (cost, value)
-    )
+    costs = [float(np.mean(all_of)) for _, all_of in _split(frame, label, cost)]
+    found = [stats.mean_interval(all_of) for _, all_of in _split(frame, label, value)]
+    values = [one.mean for one in found]
     front = pareto_front(costs, values)
     ax.step(
         [costs[i] for i in front],
@@ -185,14 +190,22 @@ def pareto(
         zorder=1,
     )
     for i, name in enumerate(names):
-        color = PALETTE[0] if i in front else PALETTE[-1]
-        ax.scatter(costs[i], values[i], color=color, marker="o" if i in front else "X", s=45)
-        place = (costs[i], values[i])
-        ax.annotate(str(name), place, (5, 5), textcoords="offset points", fontsize=10.5)
+        color, marker = (PALETTE[0], "o") if i in front else (PALETTE[-1], "X")
+        if beside:
+            place = (costs[i], values[i])
+            ax.annotate(str(name), place, (5, 5), textcoords="offset points", fontsize=10.5)
+        else:
+            color, marker, _ = mark(i)
+        ax.scatter(costs[i], values[i], color=color, marker=marker, s=45, label=str(name), zorder=3)
+        if found[i].n > 1:
+            ax.errorbar(costs[i], values[i], yerr=found[i].half_width, color=color, capsize=2)
     if log:
         ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(0.12)
-    _finish(ax, xlabel or cost, ylabel or value, title, legend=False)
+    _finish(ax, xlabel or cost, ylabel or value, title, legend=not beside)
     return figure
 
 

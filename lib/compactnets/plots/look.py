@@ -53,6 +53,12 @@ _LOOK: dict[str, Any] = {
 }
 
 
+def mark(i: int) -> tuple[str, str, Any]:
+    """(color, marker, dash) of the i-th series, i from 0; the first 49 are all different."""
+    n = len(PALETTE)
+    return PALETTE[i % n], MARKERS[(i + i // n) % n], DASHES[(i + i // n) % n]
+
+
 @contextmanager
 def theme() -> Iterator[None]:
     """The look as a context, `with plots.theme(): ...`, or as a decorator of what draws."""
