@@ -9,6 +9,7 @@ import yaml
 
 from compactnets import paths
 from compactnets.study import CardError, RecordError, Study, card, record, recording
+from compactnets.study.record import Observation
 from study_toy import CARD, answer_all, finished, make_home
 
 
@@ -67,6 +68,17 @@ def test_a_record_reads_back_as_it_was_written(home):
     assert record.read(target) == done
     record.write(record.read(target), home / "again.json")
     assert (home / "again.json").read_bytes() == target.read_bytes()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_record_has_one_line_per_observation(home, rows):
+    found = Observation(metric='"observations": []', value=0.5, seed=1, labels={"row": "ü"})
+    done = finished().record.model_copy(update={"observations": [found] * rows})
+    record.write(done, home / "rows.json")
+    text = (home / "rows.json").read_text(encoding="utf-8")
+    assert record.read(home / "rows.json") == done
+    assert sum(line.startswith('  {"labels": {"row": "ü"}') for line in text.splitlines()) == rows
+    assert json.loads(text) == done.model_dump(mode="json")
 
 
 def test_a_missing_record_says_what_to_do(home):

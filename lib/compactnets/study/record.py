@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -136,10 +136,19 @@ def read(path: Path) -> Record:
 
 
 def write(record: Record, path: Path) -> None:
-    """Writes a record as sorted, indented JSON, atomically."""
-    text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, sort_keys=True)
+    """Writes a record as sorted, indented JSON with one line per observation, atomically."""
+    facts = record.model_dump(mode="json")
+    lines = [_json(row) for row in facts.pop("observations")]
+    head = _json(facts | {"observations": []}, indent=1)
+    rows = ",\n".join(f"  {line}" for line in lines)
+    place = '\n "observations": []'  # at the outermost level, and so the only one
+    text = head.replace(place, place.replace("[]", f"[\n{rows}\n ]")) if rows else head
     with paths.write_atomically(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, sort_keys=True)
 
 
 def recorded(slug: str) -> dict[ProfileName, Record]:
