@@ -9,7 +9,7 @@ import pytest
 
 from compactnets import stats
 from compactnets.study import Study, recording
-from compactnets.study.comparison import rounded, signed
+from compactnets.study.comparison import four_digits, rounded, signed
 from compactnets.study.display import BADGE_COLORS, Grid, badge, text
 from compactnets.study.tables import decimals, seed_list
 from study_toy import CARD, Images, answer_all, finished, make_home, observe_accuracies
@@ -141,6 +141,21 @@ def test_a_difference_without_uncertainty_keeps_four_digits():
     assert signed(-1.23456) == "-1.235"
     assert signed(1.23456, 0.04) == "+1.235"
     assert signed(1.23456, float("inf")) == "+1.235"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (89_896, "89,900"),
+        (9999.4, "9999"),
+        (-1.25e6, "-1,250,000"),
+        (2.5e7, "2.5e+07"),
+        (0.1, "0.1"),
+    ],
+)
+def test_large_numbers_have_commas_and_no_exponent(value, text):
+    assert four_digits(value) == text
+    assert four_digits(abs(value), "+") == "+" + text.removeprefix("-")
 
 
 def test_the_header_names_paper_links_profile_and_that_nothing_is_recorded(toy, capsys):

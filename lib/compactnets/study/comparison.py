@@ -187,15 +187,22 @@ def rounded(found: Interval, sign: str = "") -> str:
     if 0 < abs(found.mean) < 1e-4 and found.n > 1:
         return f"{found.mean:{sign}.2g} ± {found.half_width:.1g}"
     if found.n == 1 or found.half_width == 0:
-        return f"{found.mean:{sign}.4g}" + ("" if found.n == 1 else " ± 0")
+        return four_digits(found.mean, sign) + ("" if found.n == 1 else " ± 0")
     decimals = _decimals(found.half_width)
     return f"{found.mean:{sign}.{decimals}f} ± {found.half_width:.{decimals}f}"
+
+
+def four_digits(value: float, sign: str = "") -> str:
+    """To four digits; from ten thousand to ten million with commas in place of an exponent."""
+    if 1e4 <= abs(value) < 1e7:
+        return f"{float(f'{value:.4g}'):{sign},.0f}"
+    return f"{value:{sign}.4g}"
 
 
 def signed(value: float, uncertainty: float = 0.0) -> str:
     """A difference with its sign, to the decimals that its uncertainty deserves."""
     if not math.isfinite(uncertainty) or uncertainty == 0:
-        return f"{value:+.4g}"
+        return four_digits(value, "+")
     return f"{value:+.{_decimals(uncertainty)}f}"
 
 
