@@ -202,7 +202,8 @@ def pareto(
     if log:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        thousands = EngFormatter(sep="")
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x < 1000 else thousands(x))
         ax.xaxis.set_minor_formatter(NullFormatter())
     ax.margins(0.12)
     _finish(ax, xlabel or cost, ylabel or value, title, legend=not beside)
