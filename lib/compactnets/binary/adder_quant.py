@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from compactnets import kernels
 from compactnets.binary.adder import AdderConv2d, adder_layers, replaceable
-from compactnets.models.graph import sole_readers
+from compactnets.models.graph import affine, sole_readers
 
 Steps = Literal["shared", "power of two", "separate", "factored"]
 STEPS = ("shared", "power of two", "separate", "factored")
@@ -164,7 +164,7 @@ def deploy(model: nn.Module, images: Tensor | None = None, bits: int = 32) -> nn
     for name, layer in layers.items():
         peak = float(layer.weight.detach().abs().max())
         step = layer_steps(peaks[name], peak, bits, "shared")[0] if peaks else None
-        gain, offset = _affine(model.get_submodule(norms[name])) if name in norms else (None, None)
+        gain, offset = affine(model.get_submodule(norms[name])) if name in norms else (None, None)
         geometry = {"stride": layer.stride, "padding": layer.padding}
         packed = kernels.AdderConv2d(layer.weight, gain, offset, step=step, **geometry)  # type: ignore[arg-type]
         deployed.set_submodule(name, packed)
@@ -208,13 +208,3 @@ def _norms(model: nn.Module, names: set[str]) -> dict[str, str]:
         for n, (r, m) in norms.items()
         if isinstance(m, nn.BatchNorm2d) and m.running_var is not None
     }
-
-
-@torch.no_grad()
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """(gain, offset) of a batch normalization in eval mode: y = gain * x + offset."""
-    gain = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-    if norm.affine:
-        gain = gain * norm.weight  # type: ignore[operator]
-    offset = -norm.running_mean * gain  # type: ignore[operator]
-    return gain, offset + norm.bias if norm.affine else offset

@@ -10,7 +10,7 @@ from compactnets.binary.convert import binary_layers, replace
 from compactnets.binary.layers import BinaryConv2d, BinaryLayer, BinaryLinear
 from compactnets.binary.scales import check_binarizer
 from compactnets.binary.ste import hard_sign
-from compactnets.models.graph import sole_readers
+from compactnets.models.graph import affine, sole_readers
 
 
 def deploy(model: nn.Module, method: object = None) -> nn.Module:
@@ -66,7 +66,7 @@ def pack(layer: BinaryLayer, norm: nn.Module | None = None) -> nn.Module:
         return packed if layer.rescale is None else Rescaled(packed, layer.rescale, layer.bias)
     bias = None
     if norm is not None:
-        gain, bias = _affine(norm)
+        gain, bias = affine(norm)
         scale = scale * gain
     packed = kernels.BinaryConv2d(
         w_hat,
@@ -120,15 +120,6 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int]:
     if any(t % 2 for t in total):
         raise ValueError(f'{layer}: "same" padding of an even kernel cannot be packed; pad apart')
     return total[0] // 2, total[1] // 2
-
-
-def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """(gain, offset) of a batch normalisation in eval mode: y = gain * x + offset."""
-    gain = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
-    if norm.affine:
-        gain = gain * norm.weight  # type: ignore[operator]
-    offset = -norm.running_mean * gain  # type: ignore[operator]
-    return gain, offset + norm.bias if norm.affine else offset
 
 
 def following_norms(model: nn.Module) -> dict[str, str]:

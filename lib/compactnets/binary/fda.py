@@ -18,7 +18,7 @@ from compactnets.binary.convert import binary_layers, convert
 from compactnets.binary.estimators import Advance, LayerScale, standardized
 from compactnets.binary.fourier import Fourier, Scalar
 from compactnets.binary.layers import BinaryLayer, binarized
-from compactnets.binary.scales import _Straight, analytic_scale, per_filter
+from compactnets.binary.scales import StraightThrough, analytic_scale, per_filter
 from compactnets.binary.ste import Slope, hard_sign, sign
 from compactnets.method import Hook, Progress
 
@@ -154,7 +154,7 @@ class FilterScale(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:
         signs = self.sign(w.flatten(1)).view_as(w)
-        return _Straight.apply((per_filter(analytic_scale(w), w) * signs).detach(), signs)
+        return StraightThrough.apply((per_filter(analytic_scale(w), w) * signs).detach(), signs)
 
 
 class WrongSign(Hook):

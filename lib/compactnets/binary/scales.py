@@ -71,13 +71,13 @@ class AnalyticScale(nn.Module):
         if self.scale_gradient:
             return alpha * sign(w, self.slope)
         signs = sign(w, self.slope)
-        return _Straight.apply((alpha * signs).detach(), signs)
+        return StraightThrough.apply((alpha * signs).detach(), signs)
 
     def extra_repr(self) -> str:
         return f"slope={self.slope}, scale_gradient={self.scale_gradient}"
 
 
-class _Straight(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     """value, with the gradient going to `signs`. Exact, unlike value + (signs - signs.detach())."""
 
     @staticmethod

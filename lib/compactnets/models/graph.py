@@ -3,7 +3,8 @@
 import copy
 from collections import Counter
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
@@ -51,6 +52,16 @@ def sole_readers(model: nn.Module) -> dict[str, str]:
         if readers[0].op == "call_module" and readers[0].target in once:
             found[node.target] = readers[0].target
     return found
+
+
+@torch.no_grad()
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """(gain, offset) (channels,) of a batch normalization in eval mode: y = gain x + offset."""
+    gain = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    if norm.affine:
+        gain = gain * norm.weight  # type: ignore[operator]
+    offset = -norm.running_mean * gain  # type: ignore[operator]
+    return gain, offset + norm.bias if norm.affine else offset
 
 
 def fold_norms(model: nn.Module) -> nn.Module:
