@@ -12,20 +12,22 @@ from torch import nn
 
 from compactnets import cost
 from compactnets.binary.convert import binary_layers
+from compactnets.binary.density import (
+    dense,
+    density_mask,
+    index_mask,
+    random_mask,
+    rank_mask,
+)
 from compactnets.binary.rbonn import (
     RBONN,
     Recur,
     RecurrentScale,
     bilinear_loss,
     coupling,
-    dense,
-    density_mask,
     gradients,
-    index_mask,
     look_ahead,
     printed_coupling,
-    random_mask,
-    rank_mask,
     recurrent_layers,
     recurrent_update,
 )

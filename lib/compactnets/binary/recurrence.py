@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from compactnets.binary.convert import binary_layers
-from compactnets.binary.rbonn import index_mask, look_ahead, rank_mask, recurrent_layers
+from compactnets.binary.density import index_mask, rank_mask
+from compactnets.binary.rbonn import look_ahead, recurrent_layers
 from compactnets.method import Hook, Progress
 
 
