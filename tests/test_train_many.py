@@ -53,6 +53,21 @@ def test_one_at_a_time_needs_no_workers_and_trains_a_repeated_job_once(tmp_path,
     assert not alone.cached
 
 
+def test_a_handful_of_images_is_trained_here_with_the_threads_of_a_worker(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(many, "_train_in_workers", lambda jobs, *_: started.append(len(jobs)))
+    torch.set_num_threads(2)  # the fixture sets it back
+    jobs = [
+        Job(toy_net(), toy_images(32), toy_recipe(epochs=1), seed, method=CountsThreads())
+        for seed in (0, 1)
+    ]
+    runs = train.fit_many(jobs, cache=CheckpointCache(tmp_path / "here"))
+    assert started == [] and [float(run.model.threads) for run in runs] == [1.0, 1.0]
+    monkeypatch.setattr(many, "FEW_IMAGES", 2 * 32 - 1)
+    train.fit_many(jobs, cache=CheckpointCache(tmp_path / "workers"))
+    assert started == [2]
+
+
 def test_no_jobs_are_no_runs_and_at_once_is_checked(tmp_path):
     assert train.fit_many([], cache=CheckpointCache(tmp_path)) == []
     with pytest.raises(ValueError, match="at_once must be at least 1, got 0"):

@@ -24,6 +24,7 @@ from compactnets.train.devices import make_fabric
 from compactnets.train.fit import Job, Run, fit_job, prepare
 
 RUNS_PER_GPU = 3
+FEW_IMAGES = 2_500  # trained here before two worker processes have even loaded PyTorch
 
 
 class TrainingFailed(RuntimeError):
@@ -36,11 +37,12 @@ def fit_many(
     """Runs in the order of the jobs; trained at_once at a time, each network only once.
 
     at_once: default one per CPU thread torch would use (each run then has one thread), or 3 on
-    each GPU. Everything goes through the cache, so a killed call resumes where it was.
+    each GPU; a handful of images is trained in this process. Everything goes through the cache, so a killed call resumes where it was.
     TrainingFailed if a run failed; the others are finished first.
     """
     cache = cache or CheckpointCache()
     fabrics = [make_fabric(job.recipe) for job in jobs]
+    spare = at_once is None  # workers, for what is not worth their start
     if at_once is None:
         on_gpu = bool(fabrics) and fabrics[0].device.type == "cuda"
         at_once = RUNS_PER_GPU * torch.cuda.device_count() if on_gpu else torch.get_num_threads()
@@ -49,7 +51,7 @@ def fit_many(
     # A method that calibrates adds up in another order on more threads; its key would differ.
     alone = at_once == 1 or len(jobs) == 1
     with _threads(torch.get_num_threads() if alone else 1):
-        return _through_cache(jobs, fabrics, at_once, cache)
+        return _through_cache(jobs, fabrics, at_once, cache, spare)
 
 
 @contextmanager
@@ -63,11 +65,16 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _through_cache(
-    jobs: Sequence[Job], fabrics: Sequence[Fabric], at_once: int, cache: CheckpointCache
+    jobs: Sequence[Job],
+    fabrics: Sequence[Fabric],
+    at_once: int,
+    cache: CheckpointCache,
+    spare: bool,
 ) -> list[Run]:
     keys = [prepare(job, fabric)[1] for job, fabric in zip(jobs, fabrics, strict=True)]
     todo = {k: j for k, j in zip(keys, jobs, strict=True) if not cache.has(k)}
-    if len(todo) > 1 and at_once > 1:
+    few = spare and sum(len(j.data) * j.recipe.epochs for j in todo.values()) <= FEW_IMAGES
+    if len(todo) > 1 and at_once > 1 and not few:
         _train_in_workers(list(todo.values()), min(at_once, len(todo)), cache.folder)
     runs, failed = [], []
     for job in tqdm(jobs, desc="runs", unit="run", disable=not sys.stderr.isatty()):
