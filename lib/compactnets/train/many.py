@@ -37,8 +37,9 @@ def fit_many(
     """Runs in the order of the jobs; trained at_once at a time, each network only once.
 
     at_once: default one per CPU thread torch would use (each run then has one thread), or 3 on
-    each GPU; a handful of images is trained in this process. Everything goes through the cache, so a killed call resumes where it was.
-    TrainingFailed if a run failed; the others are finished first.
+    each GPU; a handful of images is trained in this process. Everything goes through the cache, so
+    that a killed call resumes where it was. TrainingFailed if a run failed; the others are finished
+    first.
     """
     cache = cache or CheckpointCache()
     fabrics = [make_fabric(job.recipe) for job in jobs]
