@@ -122,6 +122,15 @@ def test_pareto_of_many_names_them_in_a_legend_and_shows_the_spread():
     assert ax.get_xscale() == "linear"
 
 
+def test_a_logarithmic_axis_has_plain_numbers():
+    figure, ax = plots.canvas()
+    ax.plot([0.3, 40_000], [0, 1])
+    plots.log_x(ax)
+    figure.canvas.draw()
+    texts = {label.get_text() for label in ax.get_xticklabels()}
+    assert {"0.5", "1", "20", "500", "2k", "10k"} <= texts
+
+
 def test_series_look_different_beyond_the_palette():
     marks = [look.mark(i) for i in range(49)]
     assert len({(color, marker) for color, marker, _ in marks}) == 49

@@ -200,14 +200,19 @@ def pareto(
         if found[i].n > 1:
             ax.errorbar(costs[i], values[i], yerr=found[i].half_width, color=color, capsize=2)
     if log:
-        ax.set_xscale("log")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        thousands = EngFormatter(sep="")
-        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x < 1000 else thousands(x))
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        log_x(ax)
     ax.margins(0.12)
     _finish(ax, xlabel or cost, ylabel or value, title, legend=not beside)
     return figure
+
+
+def log_x(ax: Axes) -> None:
+    """A logarithmic x axis with ticks at 1, 2 and 5 of each decade: 0.5, 20, 100k."""
+    thousands = EngFormatter(sep="")
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x < 1000 else thousands(x))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def one_legend(figure: Figure, axes: Sequence[Axes], columns: int = 4) -> None:
