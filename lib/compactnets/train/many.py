@@ -43,7 +43,7 @@ def fit_many(
     """
     cache = cache or CheckpointCache()
     fabrics = [make_fabric(job.recipe) for job in jobs]
-    spare = at_once is None  # workers, for what is not worth their start
+    may_stay = at_once is None  # what is not worth the start of workers, in this process
     if at_once is None:
         on_gpu = bool(fabrics) and fabrics[0].device.type == "cuda"
         at_once = RUNS_PER_GPU * torch.cuda.device_count() if on_gpu else torch.get_num_threads()
@@ -52,7 +52,7 @@ def fit_many(
     # A method that calibrates adds up in another order on more threads; its key would differ.
     alone = at_once == 1 or len(jobs) == 1
     with _threads(torch.get_num_threads() if alone else 1):
-        return _through_cache(jobs, fabrics, at_once, cache, spare)
+        return _through_cache(jobs, fabrics, at_once, cache, may_stay)
 
 
 @contextmanager
@@ -70,11 +70,11 @@ def _through_cache(
     fabrics: Sequence[Fabric],
     at_once: int,
     cache: CheckpointCache,
-    spare: bool,
+    may_stay: bool,
 ) -> list[Run]:
     keys = [prepare(job, fabric)[1] for job, fabric in zip(jobs, fabrics, strict=True)]
     todo = {k: j for k, j in zip(keys, jobs, strict=True) if not cache.has(k)}
-    few = spare and sum(len(j.data) * j.recipe.epochs for j in todo.values()) <= FEW_IMAGES
+    few = may_stay and sum(len(j.data) * j.recipe.epochs for j in todo.values()) <= FEW_IMAGES
     if len(todo) > 1 and at_once > 1 and not few:
         _train_in_workers(list(todo.values()), min(at_once, len(todo)), cache.folder)
     runs, failed = [], []
